@@ -1,0 +1,51 @@
+# Every chore of the project. Each target makes .venv/ first if it is not there or no longer fits pyproject.toml.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+RUN := runs/report
+
+.PHONY: help train test check protos bench wheel clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make train   train the report's network on MNIST: bars, a plot, a parameter file"
+	@echo "make test    run the tests, the built wheel's included"
+	@echo "make check   ruff, mypy, pyright, buf, and whether the generated stubs match the contract"
+	@echo "make protos  generate the stubs from proto/"
+	@echo "make bench   measure speed, side by side with numpy; writes benchmarks/results/"
+	@echo "make clean   remove what these targets made, runs/ excepted"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[server,plot,dev]'
+	touch $@
+
+train: $(INSTALLED)
+	mkdir -p $(RUN)
+	$(BIN)/handgrad train --preset report --plot $(RUN)/loss.png --save $(RUN)/params.npz
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	cd proto && ../$(BIN)/buf lint
+	$(BIN)/python proto/generate.py --check
+
+protos: $(INSTALLED)
+	$(BIN)/python proto/generate.py
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/report.py
+
+wheel: $(INSTALLED)
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

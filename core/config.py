@@ -1,0 +1,80 @@
+"""The settings of a run, their presets and their bounds."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from handgrad.core.errors import InvalidInputError
+
+Pixels: TypeAlias = Literal["raw", "unit"]
+"""How a pixel's byte becomes an input: as it is, or divided by 255."""
+
+MAX_EPOCHS = 100_000
+MAX_ITERATIONS = 100_000_000
+MAX_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What decides a run, besides the network, the data and the params it starts from.
+
+    Attributes:
+        batch_size: Images in a mini-batch, 1 to the images of the training split. When that does not divide evenly,
+            the last mini-batch of an epoch holds what is left: no image is dropped.
+        epochs: Passes over the training split, 1 to MAX_EPOCHS.
+        learning_rate: Step size of SGD, finite and more than 0.
+        pixels: How pixels become inputs.
+        seed: Of the initial params and of the permutations, 0 to MAX_SEED.
+        publish_every_iterations: Iterations from one publication of the params to the next; 0 for epochs' ends only.
+    """
+
+    batch_size: int
+    epochs: int
+    learning_rate: float
+    pixels: Pixels
+    seed: int = 0
+    publish_every_iterations: int = 0
+
+    def check(self, train_images: int) -> None:
+        """Raises InvalidInputError, which names the setting, where one is out of its range."""
+        if not 1 <= self.batch_size <= train_images:
+            raise InvalidInputError(
+                "batch_size", f"from 1 to {train_images}, the images of the training split; got {self.batch_size}"
+            )
+        if not 1 <= self.epochs <= MAX_EPOCHS:
+            raise InvalidInputError("epochs", f"from 1 to {MAX_EPOCHS}; got {self.epochs}")
+        iterations = self.epochs * self.iterations_per_epoch(train_images)
+        if iterations > MAX_ITERATIONS:
+            raise InvalidInputError("epochs", f"at most {MAX_ITERATIONS} iterations in all; got {iterations}")
+        # The update is float32: a rate that rounds to infinity or to 0 there is as bad as one that is.
+        if not (math.isfinite(self.learning_rate) and 1e-38 <= self.learning_rate <= 1e38):
+            raise InvalidInputError("learning_rate", f"from 1e-38 to 1e38; got {self.learning_rate}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise InvalidInputError("seed", f"from 0 to {MAX_SEED}; got {self.seed}")
+        if self.publish_every_iterations < 0:
+            raise InvalidInputError("publish_every_iterations", f"0 or more; got {self.publish_every_iterations}")
+
+    def iterations_per_epoch(self, train_images: int) -> int:
+        """Gives the mini-batches of an epoch, a last and smaller one included."""
+        return math.ceil(train_images / self.batch_size)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named starting point: the hidden widths and the settings."""
+
+    hidden: tuple[int, ...]
+    config: TrainConfig
+
+
+PRESETS = {
+    # The lab report that handgrad started from: raw pixels, plain SGD.
+    "report": Preset((100,), TrainConfig(batch_size=100, epochs=10, learning_rate=0.01, pixels="raw")),
+}
+
+
+def preset(name: str) -> Preset:
+    """Gives a preset by its name; an InvalidInputError for `preset` lists those there are."""
+    if name not in PRESETS:
+        raise InvalidInputError("preset", f"one of {', '.join(sorted(PRESETS))}; got {name!r}")
+    return PRESETS[name]

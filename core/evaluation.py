@@ -1,0 +1,66 @@
+"""How well params do on a split of a data set."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from handgrad.core.config import Pixels
+from handgrad.core.network import Network, Params, forward
+from handgrad.core.operations import log_softmax
+from handgrad.core.training import scale_pixels
+
+IMAGES_PER_CALL = 5_000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation.
+
+    Attributes:
+        loss: Mean cross-entropy, in nats.
+        accuracy: Part of the images whose most probable class is their label.
+        confusion: `[C, C]`, int64: row r, column c counts the images of label r that were taken for c.
+    """
+
+    loss: float
+    accuracy: float
+    confusion: NDArray[np.int64]
+
+
+def evaluate(network: Network, params: Params, images: Array, labels: Array, pixels: Pixels) -> Evaluation:
+    """Evaluates params on images, IMAGES_PER_CALL at a time, which bounds the memory.
+
+    Args:
+        network: The architecture.
+        params: Its params.
+        images: `[N, D]`, uint8 or float32, N 1 or more.
+        labels: `[N]`, integer.
+        pixels: How pixels become inputs.
+    """
+    size = images.shape[0]
+    loss = 0.0
+    confusion = np.zeros((network.outputs, network.outputs), np.int64)
+    for start in range(0, size, IMAGES_PER_CALL):
+        part = slice(start, start + IMAGES_PER_CALL)
+        part_loss, part_confusion = _evaluate_part(network, params, images[part], labels[part], pixels)
+        loss += float(part_loss)
+        confusion += np.asarray(part_confusion)
+    return Evaluation(loss / size, float(np.trace(confusion)) / size, confusion)
+
+
+@partial(jax.jit, static_argnames=("network", "pixels"))
+def _evaluate_part(
+    network: Network, params: Params, images: Array, labels: Array, pixels: Pixels
+) -> tuple[Array, Array]:
+    """Gives the sum of the losses and the counts of the confusion matrix."""
+    logits = forward(network, params, scale_pixels(images, pixels))
+    log_probabilities = log_softmax(logits)
+    labels = labels.astype(jnp.int32)
+    losses = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)
+    counts = jnp.zeros((network.outputs, network.outputs), jnp.int32)
+    return -jnp.sum(losses), counts.at[labels, jnp.argmax(logits, axis=1)].add(1)

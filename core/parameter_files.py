@@ -1,0 +1,150 @@
+"""Params as named arrays in the report's layout, and the files that hold them: .npz and .safetensors.
+
+The layout: layer k, counted from 1, has `W_k` of shape (outputs, inputs) and `b_k` of shape (outputs, 1), so that the
+layer maps a column x to W_k x + b_k.
+"""
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping
+from typing import IO, Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from handgrad.core.errors import InvalidInputError
+from handgrad.core.network import MAX_PARAMETERS, Affine, Network, Params, fully_connected
+
+MAX_FILE_BYTES = 8 * MAX_PARAMETERS + 2**20
+"""The most a parameter file may hold, decompressed: float64 for the largest network, and its headers."""
+
+_ZIP_MAGIC = b"PK"
+
+
+def to_named_arrays(params: Params) -> dict[str, NDArray[np.float32]]:
+    """Gives params as arrays of the report's layout, copied from the device, in the order W_1, b_1, W_2, b_2, ..."""
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for k, layer in enumerate((layer for layer in params if layer), start=1):
+        # Copied: a view of the device's buffer would change under its reader when the training loop reuses it.
+        arrays[f"W_{k}"] = np.array(layer["W"])
+        arrays[f"b_{k}"] = np.array(layer["b"])[:, None]
+    return arrays
+
+
+def from_named_arrays(arrays: Mapping[str, NDArray[Any]], source: str) -> tuple[Network, Params]:
+    """Makes a network and its params of arrays in the report's layout.
+
+    Args:
+        arrays: `W_1`, `b_1`, `W_2`, `b_2`, ..., float32 or float64. The latter are rounded to float32.
+        source: What the arrays came from, such as the file's name: the field of an error.
+
+    Raises:
+        InvalidInputError: An array is missing or unknown, or has a wrong shape or dtype, or a NaN or an infinity.
+    """
+    numbers = range(1, max(len(arrays) // 2, 1) + 1)
+    wanted = [f"{kind}_{k}" for k in numbers for kind in "Wb"]
+    if missing := [name for name in wanted if name not in arrays]:
+        raise InvalidInputError(
+            source, f"the array {missing[0]} is missing; it has {', '.join(sorted(arrays)) or 'none'}"
+        )
+    if unknown := sorted(arrays.keys() - set(wanted)):
+        raise InvalidInputError(
+            source, f"the array {unknown[0]} is unknown or has no partner; its arrays should be {', '.join(wanted)}"
+        )
+    rounded = {name: _float32(arrays[name], name, source) for name in wanted}
+    widths: list[int] = []
+    for k in numbers:
+        W, b = rounded[f"W_{k}"], rounded[f"b_{k}"]
+        if W.ndim != 2 or (widths and W.shape[1] != widths[-1]):
+            inputs = widths[-1] if widths else "inputs"
+            raise InvalidInputError(source, f"the array W_{k} has shape {W.shape}; expected (outputs, {inputs})")
+        if b.shape != (W.shape[0], 1):
+            raise InvalidInputError(source, f"the array b_{k} has shape {b.shape}; expected ({W.shape[0]}, 1)")
+        widths += [W.shape[1], W.shape[0]] if not widths else [W.shape[0]]
+    try:
+        network = fully_connected(widths[0], tuple(widths[1:-1]), widths[-1])
+    except InvalidInputError as error:
+        raise InvalidInputError(source, str(error)) from error
+    layers = iter([{"W": jnp.array(rounded[f"W_{k}"]), "b": jnp.array(rounded[f"b_{k}"][:, 0])} for k in numbers])
+    return network, tuple(next(layers) if isinstance(layer, Affine) else {} for layer in network.layers)
+
+
+def read(content: bytes, file: str) -> dict[str, NDArray[Any]]:
+    """Reads the arrays of a parameter file; its content tells which of the two formats it has.
+
+    Nothing in the file is executed: an .npz with pickled objects is refused.
+
+    Args:
+        content: The file's bytes.
+        file: Its name, for errors.
+
+    Raises:
+        InvalidInputError: The file is neither format, is damaged, or holds something else than numbers.
+    """
+    if not content:
+        raise InvalidInputError(file, "the file is empty")
+    if content.startswith(_ZIP_MAGIC):
+        return _read_npz(content, file)
+    try:
+        return dict(safetensors.numpy.load(content))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InvalidInputError(file, f"neither a whole .npz nor a whole .safetensors file: {error}") from error
+
+
+def to_safetensors(arrays: Mapping[str, NDArray[np.float32]], metadata: Mapping[str, str]) -> bytes:
+    """Encodes arrays as a .safetensors file with metadata in its header."""
+    return safetensors.numpy.save(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=dict(metadata)
+    )
+
+
+def _read_npz(content: bytes, file: str) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_FILE_BYTES:
+                raise InvalidInputError(file, f"more than {MAX_FILE_BYTES} bytes when decompressed")
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                with archive.open(member) as stream:
+                    arrays[name] = _read_npy(stream, member.file_size, f"the array {name}", file)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise InvalidInputError(file, f"the .npz file is damaged or not an .npz file: {error}") from error
+    return arrays
+
+
+def _read_npy(stream: IO[bytes], size: int, array: str, file: str) -> NDArray[Any]:
+    """Reads one .npy, holding its header against the bytes there are before anything of its size is allocated."""
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read_header(stream)
+    except ValueError as error:
+        raise InvalidInputError(file, f"{array} is not in numpy's format: {error}") from error
+    if dtype.hasobject:
+        raise InvalidInputError(file, f"{array} holds pickled objects, which are not read; expected float32 or float64")
+    data_size = math.prod(shape) * dtype.itemsize
+    if data_size > size:
+        raise InvalidInputError(file, f"{array} is truncated: {size} bytes, its header promises {data_size}")
+    data = stream.read(data_size)
+    if len(data) != data_size:
+        raise InvalidInputError(file, f"{array} is truncated: {len(data)} bytes of data, its header promises {data_size}")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+
+
+def _float32(array: NDArray[Any], name: str, source: str) -> NDArray[np.float32]:
+    if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
+        raise InvalidInputError(source, f"the array {name} is {array.dtype}; expected float32 or float64")
+    with np.errstate(over="ignore"):
+        rounded = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(rounded).all():
+        position = tuple(int(i) for i in np.argwhere(~np.isfinite(rounded))[0])
+        raise InvalidInputError(
+            source, f"the array {name} has {array[position]} at {position}; expected finite float32"
+        )
+    return rounded
