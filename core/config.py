@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from handgrad.core.errors import InvalidInputError
+from handgrad.core.network import Network
 
 Pixels: TypeAlias = Literal["raw", "unit"]
 """How a pixel's byte becomes an input: as it is, or divided by 255."""
@@ -12,6 +13,8 @@ Pixels: TypeAlias = Literal["raw", "unit"]
 MAX_EPOCHS = 100_000
 MAX_ITERATIONS = 100_000_000
 MAX_SEED = 2**32 - 1
+MAX_ACTIVATIONS = 2**28
+"""The most numbers that one mini-batch may have in all layers together, which bounds the memory of an iteration."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,9 @@ class TrainConfig:
     """What decides a run, besides the network, the data and the params it starts from.
 
     Attributes:
-        batch_size: Images in a mini-batch, 1 to the images of the training split. When that does not divide evenly,
-            the last mini-batch of an epoch holds what is left: no image is dropped.
+        batch_size: Images in a mini-batch, 1 to the images of the training split, and few enough that an iteration
+            fits in memory. When it does not divide them evenly, the last mini-batch of an epoch holds what is left: no
+            image is dropped.
         epochs: Passes over the training split, 1 to MAX_EPOCHS.
         learning_rate: Step size of SGD, finite and more than 0.
         pixels: How pixels become inputs.
@@ -35,11 +39,18 @@ class TrainConfig:
     seed: int = 0
     publish_every_iterations: int = 0
 
-    def check(self, train_images: int) -> None:
+    def check(self, network: Network, train_images: int) -> None:
         """Raises InvalidInputError, which names the setting, where one is out of its range."""
         if not 1 <= self.batch_size <= train_images:
             raise InvalidInputError(
                 "batch_size", f"from 1 to {train_images}, the images of the training split; got {self.batch_size}"
+            )
+        activations = self.batch_size * sum(network.widths)
+        if activations > MAX_ACTIVATIONS:
+            raise InvalidInputError(
+                "batch_size",
+                f"at most {MAX_ACTIVATIONS // sum(network.widths)} with widths {'-'.join(map(str, network.widths))}, "
+                f"so that an iteration fits in memory; got {self.batch_size}",
             )
         if not 1 <= self.epochs <= MAX_EPOCHS:
             raise InvalidInputError("epochs", f"from 1 to {MAX_EPOCHS}; got {self.epochs}")

@@ -9,13 +9,14 @@ import math
 import zipfile
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.network import MAX_PARAMETERS, Affine, Network, Params, fully_connected
@@ -36,18 +37,30 @@ def to_named_arrays(params: Params) -> dict[str, NDArray[np.float32]]:
     return arrays
 
 
-def from_named_arrays(arrays: Mapping[str, NDArray[Any]], source: str) -> tuple[Network, Params]:
-    """Makes a network and its params of arrays in the report's layout.
+def from_named_arrays(network: Network, arrays: Mapping[str, NDArray[np.float32]]) -> Params:
+    """Gives arrays that `check_named_arrays` gave as params on the device."""
+    layers = iter(
+        [{"W": jnp.array(arrays[f"W_{k}"]), "b": jnp.array(arrays[f"b_{k}"][:, 0])} for k in _numbers(arrays)]
+    )
+    return tuple(next(layers) if isinstance(layer, Affine) else {} for layer in network.layers)
+
+
+def check_named_arrays(
+    arrays: Mapping[str, NDArray[Any]], source: str
+) -> tuple[Network, dict[str, NDArray[np.float32]]]:
+    """Finds the network that arrays in the report's layout belong to.
 
     Args:
-        arrays: `W_1`, `b_1`, `W_2`, `b_2`, ..., float32 or float64. The latter are rounded to float32.
+        arrays: `W_1`, `b_1`, `W_2`, `b_2`, ..., float32 or float64, in any order.
         source: What the arrays came from, such as the file's name: the field of an error.
+
+    Returns:
+        The network, and the arrays rounded to float32, in the order W_1, b_1, W_2, b_2, ...
 
     Raises:
         InvalidInputError: An array is missing or unknown, or has a wrong shape or dtype, or a NaN or an infinity.
     """
-    numbers = range(1, max(len(arrays) // 2, 1) + 1)
-    wanted = [f"{kind}_{k}" for k in numbers for kind in "Wb"]
+    wanted = [f"{kind}_{k}" for k in _numbers(arrays) for kind in "Wb"]
     if missing := [name for name in wanted if name not in arrays]:
         raise InvalidInputError(
             source, f"the array {missing[0]} is missing; it has {', '.join(sorted(arrays)) or 'none'}"
@@ -58,7 +71,7 @@ def from_named_arrays(arrays: Mapping[str, NDArray[Any]], source: str) -> tuple[
         )
     rounded = {name: _float32(arrays[name], name, source) for name in wanted}
     widths: list[int] = []
-    for k in numbers:
+    for k in _numbers(arrays):
         W, b = rounded[f"W_{k}"], rounded[f"b_{k}"]
         if W.ndim != 2 or (widths and W.shape[1] != widths[-1]):
             inputs = widths[-1] if widths else "inputs"
@@ -67,11 +80,9 @@ def from_named_arrays(arrays: Mapping[str, NDArray[Any]], source: str) -> tuple[
             raise InvalidInputError(source, f"the array b_{k} has shape {b.shape}; expected ({W.shape[0]}, 1)")
         widths += [W.shape[1], W.shape[0]] if not widths else [W.shape[0]]
     try:
-        network = fully_connected(widths[0], tuple(widths[1:-1]), widths[-1])
+        return fully_connected(widths[0], tuple(widths[1:-1]), widths[-1]), rounded
     except InvalidInputError as error:
         raise InvalidInputError(source, str(error)) from error
-    layers = iter([{"W": jnp.array(rounded[f"W_{k}"]), "b": jnp.array(rounded[f"b_{k}"][:, 0])} for k in numbers])
-    return network, tuple(next(layers) if isinstance(layer, Affine) else {} for layer in network.layers)
 
 
 def read(content: bytes, file: str) -> dict[str, NDArray[Any]]:
@@ -96,11 +107,29 @@ def read(content: bytes, file: str) -> dict[str, NDArray[Any]]:
         raise InvalidInputError(file, f"neither a whole .npz nor a whole .safetensors file: {error}") from error
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """Reads the metadata in the header of a .safetensors file.
+
+    Raises:
+        InvalidInputError: It is not a whole .safetensors file.
+    """
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return dict(opened.metadata() or {})
+    except SafetensorError as error:
+        raise InvalidInputError(file.name, f"not a whole .safetensors file: {error}") from error
+
+
 def to_safetensors(arrays: Mapping[str, NDArray[np.float32]], metadata: Mapping[str, str]) -> bytes:
     """Encodes arrays as a .safetensors file with metadata in its header."""
     return safetensors.numpy.save(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=dict(metadata)
     )
+
+
+def _numbers(arrays: Mapping[str, object]) -> range:
+    """Gives the numbers of the layers that so many arrays should have."""
+    return range(1, max(len(arrays) // 2, 1) + 1)
 
 
 def _read_npz(content: bytes, file: str) -> dict[str, NDArray[Any]]:

@@ -19,18 +19,22 @@ from handgrad.server.names import next_name
 VERSIONS_KEPT = 32
 """Newest versions of a model that are kept. An older one is forgotten."""
 
+BYTES_KEPT = 256 * 2**20
+"""Bytes of params that a model's versions hold together, beyond which older ones are forgotten sooner."""
+
 Arrays = Mapping[str, NDArray[np.float32]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Version:
-    """Params as they were published. Nothing in it changes.
+    """Params as they were published. Nothing in it changes, and it equals only itself.
 
     Attributes:
         model: Name of the model.
         number: 1, 2, 3, ...
         network: Their architecture.
-        arrays: In the report's layout and order.
+        arrays: In the report's layout and order; views of `data`.
+        data: The data of all arrays, little-endian, one after the other.
         pixels: How the pixels they were trained on became inputs; None when they come from a file.
         publish_time: Seconds since 1970.
         job: The job that published them, or empty.
@@ -42,6 +46,7 @@ class Version:
     number: int
     network: Network
     arrays: Arrays
+    data: bytes
     pixels: Pixels | None
     publish_time: float
     job: str = ""
@@ -49,14 +54,19 @@ class Version:
     loss: float | None = None
 
     @cached_property
-    def data(self) -> bytes:
-        """The data of all arrays, little-endian, one after the other."""
-        return b"".join(array.astype("<f4", copy=False).tobytes() for array in self.arrays.values())
-
-    @cached_property
     def sha256(self) -> str:
         """SHA-256 of `data`, in hexadecimal."""
-        return hashlib.sha256(self.data).hexdigest()
+        return sha256(self.data)
+
+
+def joined(arrays: Arrays) -> bytes:
+    """Gives the data of all arrays, little-endian, one after the other."""
+    return b"".join(array.astype("<f4", copy=False).tobytes() for array in arrays.values())
+
+
+def sha256(data: bytes) -> str:
+    """Gives the SHA-256 of params' data, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
 
 
 @dataclass
@@ -98,11 +108,17 @@ class Models:
                 )
             return name
 
-    def find(self, name: str) -> tuple[Network, Version | None] | None:
-        """Gives the network and the newest version of a model, or None where there is no such model."""
+    def network(self, name: str) -> Network | None:
+        """Gives the network of a model, or None where there is no such model."""
         with self._lock:
             model = self._models.get(name)
-            return model and (model.network, model.versions.get(model.newest))
+            return model and model.network
+
+    def newest(self, name: str) -> Version | None:
+        """Gives the newest version of a model, or None where it has none or there is no such model."""
+        with self._lock:
+            model = self._models.get(name)
+            return model and model.versions.get(model.newest)
 
     def publish(
         self,
@@ -114,13 +130,16 @@ class Models:
         iteration: int = 0,
         loss: float | None = None,
     ) -> Version:
-        """Publishes params as the next version of a model that exists. The arrays must never change afterwards."""
+        """Publishes a copy of params as the next version of a model that exists."""
+        data = joined(arrays)
+        views = _views(data, arrays)
+        kept = max(1, min(VERSIONS_KEPT, BYTES_KEPT // len(data)))
         with self._lock:
             model = self._models[name]
             model.newest += 1
-            version = Version(name, model.newest, model.network, arrays, pixels, time.time(), job, iteration, loss)
+            version = Version(name, model.newest, model.network, views, data, pixels, time.time(), job, iteration, loss)
             model.versions[version.number] = version
-            if len(model.versions) > VERSIONS_KEPT:
+            while len(model.versions) > kept:
                 model.versions.popitem(last=False)
             return version
 
@@ -142,6 +161,16 @@ class Models:
                     f"model {name} has no version {number}; versions {min(model.versions)} to {model.newest} are kept"
                 )
             return version
+
+
+def _views(data: bytes, arrays: Arrays) -> Arrays:
+    """Gives read-only arrays of the same names and shapes, whose elements lie in `data`."""
+    views: dict[str, NDArray[np.float32]] = {}
+    offset = 0
+    for name, array in arrays.items():
+        views[name] = np.frombuffer(data, "<f4", array.size, offset).reshape(array.shape)
+        offset += array.size * 4
+    return views
 
 
 def _widths(network: Network) -> str:

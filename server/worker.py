@@ -7,11 +7,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from handgrad.core import network, training
@@ -20,7 +18,7 @@ from handgrad.core.parameter_files import from_named_arrays, to_named_arrays
 from handgrad.server.datasets import Datasets
 from handgrad.server.errors import ExhaustedError, StoppingError
 from handgrad.server.jobs import Epoch, Job, JobRequest, Jobs, JobState, Progress
-from handgrad.server.models import Models, Version
+from handgrad.server.models import Models
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +97,8 @@ class Worker:
                 return
 
     def _run_calls(self) -> None:
-        while not self._calls.empty():
+        # Those that wait now, not those that come meanwhile: a crowd of callers slows training, but cannot stop it.
+        for _ in range(self._calls.qsize()):
             function, future = self._calls.get()
             try:
                 future.set_result(function())
@@ -113,41 +112,65 @@ class Worker:
             log.exception("%s failed", job.name)
             state, error = JobState.FAILED, "the server has a fault; its log tells more"
         job.update(status=replace(job.status, state=state, error=error, end_time=time.time()))
-        log.info("%s %s after %d iterations %s", job.name, state.value, job.iteration, error)
+        log.info("%s %s after %d iterations. %s", job.name, state.value, job.iteration, error)
 
     def _train(self, job: Job) -> tuple[JobState, str]:
         """Runs a job to its end; gives the state it ends in, and why."""
         if reason := self._reason_to_stop(job):
             return JobState.CANCELLED, reason
-        job.update(status=replace(job.status, state=JobState.RUNNING, start_time=time.time()))
         request, config = job.request, job.request.config
+        job.update(status=replace(job.status, state=JobState.RUNNING, start_time=time.time()))
+        log.info("%s runs: %s, %s, %s", job.name, request.model, request.dataset, config)
         init_key, permutation_key = training.keys_of_run(config.seed)
-        found = self._models.find(request.model)
-        newest = found and found[1]
+        newest = self._models.newest(request.model)
         if newest is None:
             params = network.init(request.network, init_key)
-            self._publish(job, params, None)
+            self._publish(job, params)
         else:
-            _, params = from_named_arrays(newest.arrays, request.model)
+            params = from_named_arrays(newest.network, newest.arrays)
         images, labels = self._datasets.on_device(request.dataset, "train")
-        publish_at = config.publish_every_iterations
-        clock = _EpochClock(request.iterations_per_epoch)
-        for chunk in training.train(
-            request.network,
-            SGD,
-            config,
-            training.TrainState(params, SGD.init(params)),
-            images,
-            labels,
-            permutation_key,
-        ):
-            if not np.isfinite(chunk.losses).all():
-                return self._diverged(job, chunk)
-            newest_loss = float(chunk.losses[-1])
-            ended = chunk.epoch_mean_loss is not None
-            seconds, rate = clock.tick(chunk.iteration)
-            if ended or (publish_at and chunk.iteration % publish_at == 0):
-                if not self._publish(job, chunk.state.params, (chunk.iteration, newest_loss)):
-                    ...
-    """
-    """
+        state = training.TrainState(params, SGD.init(params))
+        epoch_began, iterations_before = time.perf_counter(), 0
+        for chunk in training.train(request.network, SGD, config, state, images, labels, permutation_key):
+            seconds = time.perf_counter() - epoch_began
+            finite = np.isfinite(chunk.losses)
+            if not finite.all():
+                first = int(np.argmin(finite))
+                job.update(losses=chunk.losses[: first + 1])
+                return self._diverged(job, f"the loss of iteration {job.iteration} is {chunk.losses[first]}")
+            loss = float(chunk.losses[-1])
+            rate = (chunk.iteration - iterations_before) / seconds
+            job.update(losses=chunk.losses, progress=Progress(chunk.epoch, chunk.iteration, loss, rate))
+            every = config.publish_every_iterations
+            mean_loss = chunk.epoch_mean_loss
+            if (mean_loss is not None or (every and chunk.iteration % every == 0)) and not self._publish(
+                job, chunk.state.params, chunk.iteration, loss
+            ):
+                return self._diverged(job, f"iteration {chunk.iteration} made params that are not finite")
+            if mean_loss is not None:
+                job.update(epoch=Epoch(chunk.epoch, mean_loss, seconds))
+                epoch_began, iterations_before = time.perf_counter(), chunk.iteration
+            self._run_calls()
+            if chunk.iteration < request.iterations and (reason := self._reason_to_stop(job)):
+                return JobState.CANCELLED, reason
+        return JobState.SUCCEEDED, ""
+
+    def _publish(self, job: Job, params: network.Params, iteration: int = 0, loss: float | None = None) -> bool:
+        """Publishes params, unless they are not finite; says which."""
+        arrays = to_named_arrays(params)
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            return False
+        request = job.request
+        version = self._models.publish(
+            request.model, arrays, request.config.pixels, job=job.name, iteration=iteration, loss=loss
+        )
+        job.update(status=replace(job.status, version=version))
+        return True
+
+    def _diverged(self, job: Job, what: str) -> tuple[JobState, str]:
+        version = job.status.version or self._models.newest(job.request.model)
+        kept = f"; version {version.number} holds the last finite params published" if version else ""
+        return JobState.FAILED, f"the training diverged: {what}{kept}; a smaller learning_rate may help"
+
+    def _reason_to_stop(self, job: Job) -> str:
+        return "the server is stopping" if self._stopping else job.stop

@@ -1,0 +1,145 @@
+"""Assembles the server, and runs it until it is told to stop."""
+
+import fcntl
+import ipaddress
+import logging
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from handgrad.core.errors import InvalidInputError
+from handgrad.server.checkpoints import Checkpoints
+from handgrad.server.datasets import Datasets
+from handgrad.server.errors import ErrorInterceptor
+from handgrad.server.jobs import Jobs
+from handgrad.server.models import Models
+from handgrad.server.service import MAX_STREAMS, State, TrainingService
+from handgrad.server.worker import Worker
+from handgrad.v1 import training_service_pb2
+from handgrad.v1.training_service_pb2_grpc import add_TrainingServiceServicer_to_server
+
+log = logging.getLogger(__name__)
+
+SERVICE: Final = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
+MAX_THREADS: Final = MAX_STREAMS + 16
+MAX_CALLS: Final = 1024
+"""Calls in work or waiting for a thread; gRPC answers those beyond with RESOURCE_EXHAUSTED."""
+
+GRACE_SECONDS: Final = 5.0
+_FOR_THIS_MACHINE = "127.0.0.1, ::1 or localhost"
+
+
+class Server:
+    """A handgrad server: listening once it is made, until `stop`."""
+
+    def __init__(self, address: str, data_dir: Path, *, insecure: bool = False) -> None:
+        """Takes the data directory, listens, and starts the device's thread.
+
+        Args:
+            address: "HOST:PORT"; port 0 for a free one.
+            data_dir: Where checkpoints are kept; made if it is not there.
+            insecure: Whether it may listen on an address that other machines reach.
+
+        Raises:
+            InvalidInputError: The address cannot be used; its field is `address`.
+            OSError: The data directory cannot be used.
+        """
+        host = _host(address)
+        if not insecure and not _is_loopback(host):
+            raise InvalidInputError(
+                "address",
+                f"{host} is reached by other machines, and whoever reaches the server may use it: "
+                f"give {_FOR_THIS_MACHINE}, or --insecure to allow it",
+            )
+        self._lock = _lock(data_dir)
+        jobs, models, datasets = Jobs(), Models(), Datasets()
+        self._worker = Worker(jobs, models, datasets)
+        state = State(jobs, models, datasets, Checkpoints(data_dir / "checkpoints"), self._worker)
+        self._server = grpc.server(
+            ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="rpc"),
+            interceptors=[ErrorInterceptor()],
+            # Without this, a second server on the same port would silently take a part of the calls.
+            options=[("grpc.so_reuseport", 0)],
+            maximum_concurrent_rpcs=MAX_CALLS,
+        )
+        add_TrainingServiceServicer_to_server(TrainingService(state), self._server)
+        self._health = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+                                             reflection.SERVICE_NAME), self._server)
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise InvalidInputError(
+                "address", f"cannot listen on {address}: the port is in use, or the host is not this machine's"
+            ) from error
+        self.address = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
+        self._worker.start()
+        self._server.start()
+        for service in ("", SERVICE):
+            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        log.info("listening on %s, data in %s", self.address, data_dir)
+
+    def stop(self) -> None:
+        """Ends every job, answers what is in flight, and closes."""
+        log.info("stopping")
+        self._health.enter_graceful_shutdown()
+        # Nothing new is taken from here on; streams end by themselves once their jobs have.
+        stopped = self._server.stop(GRACE_SECONDS)
+        self._worker.stop()
+        stopped.wait()
+        os.close(self._lock)
+        log.info("stopped")
+
+
+def run(address: str, data_dir: Path, *, insecure: bool, private: bool) -> None:
+    """Runs a server until SIGTERM or SIGINT comes, or, if it is private, until its standard input ends.
+
+    Its first line on standard output is "listening on HOST:PORT".
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    server = Server(address, data_dir, insecure=insecure)
+    print(f"listening on {server.address}", flush=True)
+    if private:
+        # Its parent holds the other end: however the parent ends, this server ends too.
+        threading.Thread(target=lambda: (sys.stdin.buffer.read(), stop.set()), daemon=True).start()
+    stop.wait()
+    server.stop()
+
+
+def _host(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise InvalidInputError("address", f"HOST:PORT, with a port from 0 to 65535; got {address!r}")
+    return host
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _lock(data_dir: Path) -> int:
+    """Takes the data directory for this process; gives the descriptor that holds it."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise InvalidInputError("data-dir", f"{data_dir} is in use by another handgrad server") from None
+    return descriptor
