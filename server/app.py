@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +61,7 @@ class Server:
                 f"{host} is reached by other machines, and whoever reaches the server may use it: "
                 f"give {_FOR_THIS_MACHINE}, or --insecure to allow it",
             )
+        _check_free(host, int(address.rpartition(":")[2]), address)
         self._lock = _lock(data_dir)
         jobs, models, datasets = Jobs(), Models(), Datasets()
         self._worker = Worker(jobs, models, datasets)
@@ -76,12 +78,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
                                              reflection.SERVICE_NAME), self._server)
-        try:
-            port = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise InvalidInputError(
-                "address", f"cannot listen on {address}: the port is in use, or the host is not this machine's"
-            ) from error
+        port = self._server.add_insecure_port(address)
         self.address = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
         self._worker.start()
         self._server.start()
@@ -131,6 +128,15 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _check_free(host: str, port: int, address: str) -> None:
+    """Binds the address for a moment: gRPC would only say that it failed, and not why."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise InvalidInputError("address", f"cannot listen on {address}: {error.strerror}") from error
 
 
 def _lock(data_dir: Path) -> int:

@@ -1,8 +1,10 @@
 """What goes wrong while a call is answered, and the status code of each: one table, which the client mirrors."""
 
+from __future__ import annotations  # grpc's classes take type arguments in their stubs alone
+
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 from google.protobuf import any_pb2
@@ -10,6 +12,11 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from handgrad.core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    Interceptor = grpc.ServerInterceptor[Any, Any]
+else:
+    Interceptor = grpc.ServerInterceptor
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +60,7 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
 }
 
 
-class ErrorInterceptor(grpc.ServerInterceptor[Any, Any]):
+class ErrorInterceptor(Interceptor):
     """Answers the exceptions of every method with the status of the table, and any other with INTERNAL."""
 
     def intercept_service(

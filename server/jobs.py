@@ -2,7 +2,6 @@
 
 import threading
 import time
-from array import array
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -14,6 +13,8 @@ from handgrad.core.network import Network
 from handgrad.server.errors import NotFoundError
 from handgrad.server.models import Version
 from handgrad.server.names import next_name
+
+_FLOAT32_BYTES = 4
 
 
 class JobState(Enum):
@@ -102,17 +103,18 @@ class Job:
     status: JobStatus = field(default_factory=JobStatus)
     progress: Progress | None = None
     epochs: list[Epoch] = field(default_factory=list)
-    _losses: array[float] = field(default_factory=lambda: array("f"))
+    _losses: bytearray = field(default_factory=bytearray)
 
     @property
     def iteration(self) -> int:
         """Iterations done."""
-        return len(self._losses)
+        return len(self._losses) // _FLOAT32_BYTES
 
     def losses(self, skip: int, limit: int) -> NDArray[np.float32]:
         """Copies the losses of the iterations after the first `skip`, at most `limit` of them."""
         with self.changed:
-            return np.array(self._losses[skip : skip + limit], np.float32)
+            wanted = self._losses[skip * _FLOAT32_BYTES : (skip + limit) * _FLOAT32_BYTES]
+        return np.frombuffer(wanted, np.float32)
 
     def update(
         self,
@@ -125,7 +127,7 @@ class Job:
         """Records what happened, all of it at once, and wakes those who watch."""
         with self.changed:
             if losses is not None:
-                self._losses.frombytes(losses.tobytes())
+                self._losses += losses.tobytes()
             if progress is not None:
                 self.progress = progress
             if epoch is not None:

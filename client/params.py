@@ -1,0 +1,99 @@
+"""Params as a caller holds them: numpy arrays in the report's layout, and the files they are written to."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from handgrad.client.errors import DamagedError, InvalidArgumentError
+from handgrad.v1 import params_pb2
+
+ENDINGS: Final = (".npz", ".safetensors")
+
+_DTYPES: Final = {params_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"), params_pb2.DATA_TYPE_FLOAT64: np.dtype("<f8")}
+
+
+@dataclass(frozen=True)
+class Params:
+    """One version of a model's params.
+
+    Attributes:
+        version: What the server knows of it: its number, SHA-256, network, job, iteration, loss.
+        arrays: `W_1` of shape (outputs, inputs), `b_1` of shape (outputs, 1), `W_2`, ...; read-only.
+    """
+
+    version: params_pb2.ParamsVersion
+    arrays: Mapping[str, NDArray[Any]]
+
+    def save(self, file: str | os.PathLike[str]) -> None:
+        """Writes the arrays to a file, as .npz or .safetensors by its ending, whole or not at all.
+
+        Raises:
+            InvalidArgumentError: It has another ending.
+            OSError: It cannot be written.
+        """
+        path = Path(file)
+        check_ending(path)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as partial:
+            try:
+                _write(partial, path.suffix, self.arrays)
+                partial.flush()
+                os.fsync(partial.fileno())
+                # A temporary file is its owner's alone; this one gets the permissions that open() would have given.
+                os.fchmod(partial.fileno(), 0o666 & ~_umask())
+                Path(partial.name).replace(path)
+            except BaseException:
+                Path(partial.name).unlink(missing_ok=True)
+                raise
+
+
+def check_ending(path: Path) -> None:
+    """Raises InvalidArgumentError where a file's ending is not that of a parameter file."""
+    if path.suffix not in ENDINGS:
+        raise InvalidArgumentError(f"{path.name}: a parameter file ends in {' or '.join(ENDINGS)}", path.name)
+
+
+def arrays_from_proto(tensors: Iterable[params_pb2.Tensor], data: bytes) -> dict[str, NDArray[Any]]:
+    """Gives tensors as arrays whose elements lie in `data`, one after the other."""
+    arrays: dict[str, NDArray[Any]] = {}
+    offset = 0
+    for tensor in tensors:
+        dtype = _DTYPES.get(tensor.data_type)
+        if dtype is None:
+            raise DamagedError(f"the tensor {tensor.name} has the unknown type {tensor.data_type}")
+        count = int(np.prod(tensor.shape))
+        if offset + count * dtype.itemsize > len(data):
+            raise DamagedError(f"the params are truncated: {len(data)} bytes")
+        arrays[tensor.name] = np.frombuffer(data, dtype, count, offset).reshape(tensor.shape)
+        offset += count * dtype.itemsize
+    return arrays
+
+
+def verify(version: params_pb2.ParamsVersion, data: bytes) -> None:
+    """Raises DamagedError where data is not that of the version."""
+    found = hashlib.sha256(data).hexdigest()
+    if found != version.params_sha256:
+        raise DamagedError(
+            f"the params of {version.model} version {version.version} have SHA-256 {found}, not {version.params_sha256}"
+        )
+
+
+def _write(file: IO[bytes], ending: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    if ending == ".npz":
+        # By names that no array has, so that none is taken for an argument of savez.
+        np.savez(file, allow_pickle=False, **dict(arrays))
+    else:
+        file.write(safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
