@@ -180,6 +180,22 @@ class Client:
         """Gives a job's losses after the first `skip`, at most `limit` or as many as a reply holds, and its epochs."""
         return self._call(self._stub.GetLoss, _message(pb.GetLossRequest, job=job, skip=skip, limit=limit))
 
+    def get_losses(self, job: str, *, skip: int = 0, limit: int | None = None) -> NDArray[np.float32]:
+        """Gives the losses of a job's iterations after the first `skip`, at most `limit`, in as many calls as it takes.
+
+        Returns:
+            `[iterations]`, float32.
+        """
+        pages: list[NDArray[np.float32]] = []
+        found = 0
+        while limit is None or found < limit:
+            reply = self.get_loss(job, skip=skip + found, limit=0 if limit is None else limit - found)
+            pages.append(np.array(reply.losses, np.float32))
+            found += len(reply.losses)
+            if not reply.losses or skip + found >= reply.job.iteration:
+                break
+        return np.concatenate(pages) if pages else np.empty(0, np.float32)
+
     def get_params(self, model: str, version: int = 0) -> Params:
         """Gives a version of a model's params, the newest for 0, whatever its size; its SHA-256 is verified.
 
@@ -235,7 +251,10 @@ class Client:
         """
         if isinstance(source, Mapping):
             content = io.BytesIO()
-            np.savez(content, allow_pickle=False, **dict(source))
+            try:
+                np.savez(content, **{name: np.asarray(array) for name, array in source.items()})
+            except (TypeError, ValueError) as error:
+                raise errors.InvalidArgumentError(f"arrays: {error}", "arrays") from error
             chunks, file = _chunks(content.getvalue()), "arrays"
         else:
             chunks, file = _chunks(Path(source).read_bytes()), Path(source).name

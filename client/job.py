@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-
 from handgrad.client.errors import JobCancelledError, JobFailedError
 from handgrad.v1 import job_pb2
 
@@ -13,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from handgrad.client.client import Client
@@ -88,13 +87,7 @@ class Job:
 
     def losses(self) -> NDArray[np.float32]:
         """Gives the loss of every iteration so far, `[iterations]`."""
-        pages: list[NDArray[np.float32]] = []
-        while True:
-            skip = sum(map(len, pages))
-            reply = self._client.get_loss(self.name, skip=skip)
-            pages.append(np.array(reply.losses, np.float32))
-            if skip + len(reply.losses) >= reply.job.iteration or not reply.losses:
-                return np.concatenate(pages)
+        return self._client.get_losses(self.name)
 
     def params(self, version: int = 0) -> Params:
         """Gives a version of the model's params, the newest for 0."""

@@ -87,8 +87,7 @@ def verify(version: params_pb2.ParamsVersion, data: bytes) -> None:
 
 def _write(file: IO[bytes], ending: str, arrays: Mapping[str, NDArray[Any]]) -> None:
     if ending == ".npz":
-        # By names that no array has, so that none is taken for an argument of savez.
-        np.savez(file, allow_pickle=False, **dict(arrays))
+        np.savez(file, **dict(arrays))
     else:
         file.write(safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 

@@ -1,0 +1,54 @@
+"""`handgrad params`, `save` and `load`: params to a file here, and to and from the server's checkpoints."""
+
+from pathlib import Path
+
+import click
+
+from handgrad.client.cli import options
+from handgrad.client.cli.output import Output
+
+
+@click.command()
+@click.argument("model")
+@click.argument("file", type=options.parameter_file)
+@options.server_needed
+@options.version
+@options.as_json
+def params(*, model: str, file: Path, server: str | None, version: int, json_lines: bool) -> None:
+    """Fetch the params of MODEL to FILE, .npz or .safetensors, also while it is being trained."""
+    output = Output(json_lines=json_lines)
+    with options.connect_to_server(server) as hg:
+        fetched = hg.get_params(model, version)
+    fetched.save(file)
+    found = fetched.version
+    output.say(f"{model} version {found.version}, after {found.iteration:,} iterations: {file}")
+    output.emit("params", model=model, version=found.version, params_sha256=found.params_sha256, file=str(file))
+
+
+@click.command()
+@click.argument("model")
+@click.argument("checkpoint")
+@options.server_needed
+@options.version
+@options.as_json
+def save(*, model: str, checkpoint: str, server: str | None, version: int, json_lines: bool) -> None:
+    """Save the params of MODEL on the server as CHECKPOINT, which outlives it."""
+    output = Output(json_lines=json_lines)
+    with options.connect_to_server(server) as hg:
+        saved = hg.save_params(model, checkpoint, version)
+    output.say(f"{model} saved as checkpoint {checkpoint}, SHA-256 {saved.params_sha256}")
+    output.emit("save", checkpoint=checkpoint, params_sha256=saved.params_sha256)
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option("--model", default="", help="Model to load it into. Default: a new one.")
+@options.server_needed
+@options.as_json
+def load(*, checkpoint: str, model: str, server: str | None, json_lines: bool) -> None:
+    """Load CHECKPOINT as the next version of a model."""
+    output = Output(json_lines=json_lines)
+    with options.connect_to_server(server) as hg:
+        loaded = hg.load_params(checkpoint, model)
+    output.say(f"checkpoint {checkpoint} is model {loaded.model} version {loaded.version}")
+    output.emit("load", model=loaded.model, version=loaded.version, params_sha256=loaded.params_sha256)

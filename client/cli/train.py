@@ -1,0 +1,198 @@
+"""`handgrad train`: one job, from its start to its plot and its parameter file."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from handgrad.client.cli import options
+from handgrad.client.cli.evaluate import tell_evaluation
+from handgrad.client.cli.output import Output
+from handgrad.client.cli.progress import display
+from handgrad.client.client import Client, Pixels, connect
+from handgrad.client.errors import HandgradError, JobCancelledError, JobError
+from handgrad.client.job import Job
+from handgrad.client.plot import plot_losses
+from handgrad.v1 import job_pb2
+
+T = TypeVar("T")
+
+
+@click.command()
+@options.server
+@click.option("--preset", default="report", show_default=True, help="Settings to start from; the others replace its.")
+@click.option("--model", default="", help="Model to train: continued if the server has it. Default: a new one.")
+@click.option(
+    "--hidden", type=options.Widths(), metavar="N,...", help="Widths of the hidden layers, or none. [report: 100]"
+)
+@click.option("--batch-size", type=int, metavar="N", help="Images in a mini-batch. [report: 100]")
+@click.option("--epochs", type=int, metavar="N", help="Passes over the training images. [report: 10]")
+@click.option("--learning-rate", type=float, metavar="X", help="Step size of SGD. [report: 0.01]")
+@options.pixels
+@click.option("--seed", type=int, metavar="N", help="Of the initial params and of the order of images. [report: 0]")
+@click.option("--publish-every", type=int, metavar="N", help="Publish params every N iterations, not each epoch alone.")
+@options.data
+@click.option("--params", type=click.Path(path_type=Path), metavar="FILE", help="Start from these params.")
+@click.option("--save", type=options.parameter_file, metavar="FILE", help="Save the params: .npz or .safetensors.")
+@click.option("--plot", type=options.plot_file, metavar="FILE", help="Plot the losses: .png or .svg.")
+@click.option("--interactive", is_flag=True, help="Ask which params to start from, and whether to save them.")
+@options.as_json
+def train(
+    *,
+    server: str | None,
+    preset: str,
+    model: str,
+    hidden: tuple[int, ...] | None,
+    batch_size: int | None,
+    epochs: int | None,
+    learning_rate: float | None,
+    pixels: Pixels | None,
+    seed: int | None,
+    publish_every: int | None,
+    data: Path | None,
+    params: Path | None,
+    save: Path | None,
+    plot: Path | None,
+    interactive: bool,
+    json_lines: bool,
+) -> None:
+    """Train a network, and watch its loss fall."""
+    output = Output(json_lines=json_lines)
+    with connect(server or None) as hg:
+        dataset = hg.upload_dataset(data).dataset if data else ""
+        if params:
+            model = hg.upload_params(params, model).model
+        elif interactive:
+            model = _ask_for_params(hg, model, output)
+        job = hg.train(
+            preset,
+            model=model,
+            dataset=dataset,
+            hidden=hidden,
+            batch_size=batch_size,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            pixels=pixels,
+            seed=seed,
+            publish_every_iterations=publish_every,
+        )
+        _tell_job(job, output)
+        failure = _watch(job, output)
+        # Also after a failure: what was trained until then is the caller's.
+        if plot and job.info.iteration:
+            _plot(hg, job, plot, output)
+        if job.info.version:
+            if save:
+                _save(job, save, output)
+            elif interactive:
+                _ask_to_save(job, output)
+        if failure:
+            raise failure
+        tell_evaluation(hg.evaluate(job.model, job.info.version, dataset=dataset), "test", output)
+        if server:
+            output.say(f"{job.name} trained model {job.model} to version {job.info.version}")
+        output.emit("done", **_end(job))
+
+
+def _watch(job: Job, output: Output) -> JobError | None:
+    """Shows a job until it ends; Ctrl-C cancels it. Gives the error that it ended with."""
+    seconds = 0.0
+    with display(output, job.info) as shown:
+        events = job.events()
+        while True:
+            try:
+                event = next(events, None)
+            except KeyboardInterrupt:
+                job.cancel()
+                # The interrupt may have ended the generator, but not the stream that it reads.
+                events = job.events()
+                continue
+            if event is None:
+                break
+            if isinstance(event, job_pb2.Epoch):
+                seconds += event.seconds
+                shown.epoch(event)
+                output.emit("epoch", epoch=event.epoch, mean_loss=event.mean_loss, seconds=event.seconds)
+            else:
+                shown.progress(event)
+    try:
+        job.wait()
+    except JobCancelledError as error:
+        output.emit("cancelled", **_end(job), error=str(error))
+        return error
+    except JobError as error:
+        output.emit("failed", **_end(job), error=str(error))
+        return error
+    output.say(f"trained {job.info.iteration:,} iterations in {seconds:.2f} s")
+    return None
+
+
+def _tell_job(job: Job, output: Output) -> None:
+    config = job.info.config
+    widths = [config.network.inputs, *config.network.hidden, config.network.outputs]
+    pixels = "0 to 255" if config.pixels == 1 else "0 to 1"
+    output.say(
+        f"training {'-'.join(map(str, widths))} on {job.info.dataset}: {config.epochs} epochs of "
+        f"{job.info.iterations_per_epoch:,} iterations, batch size {config.batch_size}, "
+        f"learning rate {config.learning_rate:g}, pixels {pixels}, seed {config.seed}"
+    )
+    output.emit(
+        "job",
+        job=job.name,
+        model=job.model,
+        dataset=job.info.dataset,
+        widths=widths,
+        epochs=config.epochs,
+        iterations=job.info.iterations,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+    )
+
+
+def _end(job: Job) -> dict[str, Any]:
+    info = job.info
+    return {"job": info.job, "model": info.model, "version": info.version, "params_sha256": info.params_sha256}
+
+
+def _plot(hg: Client, job: Job, file: Path, output: Output) -> None:
+    epochs = hg.get_loss(job.name, limit=1).epochs
+    plot_losses(file, job.losses(), epochs, iterations_per_epoch=job.info.iterations_per_epoch)
+    output.say(f"plot: {file}")
+    output.emit("plot", file=str(file))
+
+
+def _save(job: Job, file: Path, output: Output) -> None:
+    job.params(job.info.version).save(file)
+    output.say(f"parameter file: {file}")
+    output.emit("save", file=str(file))
+
+
+def _ask_for_params(hg: Client, model: str, output: Output) -> str:
+    """Asks the report's first question; gives the model to train."""
+    if not _yes("use parameter file?", output):
+        return model
+    return _until_it_works(
+        "the file's name", output, lambda name: hg.upload_params(name, model).model
+    )
+
+
+def _ask_to_save(job: Job, output: Output) -> None:
+    """Asks the report's last question."""
+    if _yes("save the parameter?", output):
+        _until_it_works("the file's name", output, lambda name: _save(job, Path(name), output))
+
+
+def _yes(question: str, output: Output) -> bool:
+    answer: str = click.prompt(question, type=click.Choice(["yes", "no"]), err=output.json_lines)
+    return answer == "yes"
+
+
+def _until_it_works(question: str, output: Output, use: Callable[[str], T]) -> T:
+    """Asks for a file until it can be used: what was trained must not be lost to a slip of the keyboard."""
+    while True:
+        try:
+            return use(click.prompt(question, err=output.json_lines))
+        except (HandgradError, OSError) as error:
+            output.say(str(error))

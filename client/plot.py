@@ -1,0 +1,91 @@
+"""The plot of a run: the loss of every iteration, its running mean, and the epochs' means."""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handgrad.client.errors import InvalidArgumentError
+from handgrad.v1 import job_pb2
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ENDINGS: Final = (".png", ".svg")
+MAX_WINDOW: Final = 200
+"""Iterations of the running mean, at most; short runs take a twentieth of theirs."""
+
+
+def check_plot(file: Path) -> None:
+    """Raises InvalidArgumentError where a file's ending is not a picture's, or pictures cannot be drawn here."""
+    if file.suffix not in ENDINGS:
+        raise InvalidArgumentError(f"{file.name}: a plot ends in {' or '.join(ENDINGS)}", file.name)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InvalidArgumentError("--plot needs matplotlib: pip install 'handgrad[plot]'", "plot")
+
+
+def plot_losses(
+    file: str | os.PathLike[str],
+    losses: NDArray[np.floating[Any]],
+    epochs: Sequence[job_pb2.Epoch] = (),
+    *,
+    iterations_per_epoch: int,
+    skip: int = 0,
+) -> None:
+    """Draws losses against iterations, as PNG or SVG by the file's ending.
+
+    It is told apart by shape and lightness, so that it can be read when it is printed in grey.
+
+    Args:
+        file: Where to write it.
+        losses: Of the iterations after the first `skip`, `[iterations]`.
+        epochs: The epochs whose means are drawn.
+        iterations_per_epoch: Mini-batches of an epoch.
+        skip: Iterations before the first loss.
+
+    Raises:
+        InvalidArgumentError: The ending is another, or matplotlib is not installed.
+        OSError: The file cannot be written.
+    """
+    path = Path(file)
+    check_plot(path)
+    # Here and not above: matplotlib takes most of a second to import.
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    _draw(axes, np.asarray(losses, np.float64), epochs, iterations_per_epoch, skip)
+    figure.savefig(path)
+
+
+def _draw(
+    axes: "Axes",
+    losses: NDArray[np.float64],
+    epochs: Sequence[job_pb2.Epoch],
+    iterations_per_epoch: int,
+    skip: int,
+) -> None:
+    iterations = np.arange(skip + 1, skip + 1 + len(losses))
+    # Rasterized: an SVG of a million points would be a file that nothing opens.
+    axes.plot(iterations, losses, color="0.78", linewidth=0.6, rasterized=True, label="each iteration")
+    window = min(MAX_WINDOW, max(1, len(losses) // 20))
+    if window > 1:
+        mean = np.convolve(losses, np.full(window, 1 / window), mode="valid")
+        label = f"running mean of {window} iterations"
+        axes.plot(iterations[window - 1 :], mean, color="tab:blue", linewidth=1.8, label=label)
+    ends = [(epoch.epoch * iterations_per_epoch, epoch.mean_loss) for epoch in epochs]
+    ends = [(end, mean) for end, mean in ends if skip < end <= skip + len(losses)]
+    if ends:
+        axes.plot(*zip(*ends, strict=True), "o--", color="black", linewidth=1, markersize=5, label="mean of each epoch")
+    axes.set_title("Cross Entropy Error")
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("cross-entropy [nats]")
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.01)
+    axes.grid(visible=True, color="0.9")
+    axes.set_axisbelow(True)
+    axes.legend()
