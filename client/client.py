@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar, final
 
 import grpc
 import numpy as np
 from google.protobuf.message import Message
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from numpy.typing import NDArray
 
 from handgrad.client import errors
 from handgrad.client.job import Job
-from handgrad.client.params import Params, arrays_from_proto, verify
+from handgrad.client.params import Params, arrays_from_proto, verify, write_npz
 from handgrad.client.private_server import PrivateServer
 from handgrad.v1 import dataset_pb2, job_pb2, network_pb2, params_pb2
 from handgrad.v1 import training_service_pb2 as pb
@@ -83,6 +83,7 @@ def connect(address: str | None = None) -> "Client":
     return Client(address)
 
 
+@final
 class Client:
     """A connection to a server: use it in a `with`, or close it. Any thread may call it.
 
@@ -93,11 +94,16 @@ class Client:
     def __init__(self, address: str | None = None) -> None:
         """Connects; see `connect`."""
         self._server = PrivateServer() if address is None else None
-        self.address = address if self._server is None else self._server.address
+        self.address = self._server.address if self._server else str(address)
         # A private server is on this machine, where no proxy of the environment's leads.
         options = [("grpc.enable_http_proxy", 0)] if self._server else []
         self._channel = grpc.insecure_channel(self.address, options)
         self._stub = TrainingServiceStub(self._channel)
+        self._health = self._channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            health_pb2.HealthCheckRequest.SerializeToString,
+            health_pb2.HealthCheckResponse.FromString,
+        )
         try:
             self._check_health()
         except BaseException:
@@ -251,10 +257,7 @@ class Client:
         """
         if isinstance(source, Mapping):
             content = io.BytesIO()
-            try:
-                np.savez(content, **{name: np.asarray(array) for name, array in source.items()})
-            except (TypeError, ValueError) as error:
-                raise errors.InvalidArgumentError(f"arrays: {error}", "arrays") from error
+            write_npz(content, source)
             chunks, file = _chunks(content.getvalue()), "arrays"
         else:
             chunks, file = _chunks(Path(source).read_bytes()), Path(source).name
@@ -278,19 +281,14 @@ class Client:
             AlreadyExistsError: The name holds another data set.
             OSError: The folder or a file cannot be read.
         """
-        there = set(os.listdir(folder))
-        files = [Path(folder) / (file if file in there else f"{file}.gz") for file in IDX_FILES]
-        for file in files:
-            if file.name not in there:
-                plain = file.name.removesuffix(".gz")
-                raise errors.InvalidArgumentError(f"{plain}: not in {folder}, neither as it is nor as .gz", plain)
-            if file.stat().st_size == 0:
-                raise errors.InvalidArgumentError(f"{file.name}: the file is empty", file.name)
-        first = _message(pb.UploadDatasetRequest, dataset=name, file=files[0].name)
+        there = {path.name: path for path in Path(folder).iterdir()}
+        found = [there.get(file) or there.get(f"{file}.gz") for file in IDX_FILES]
+        first = _message(pb.UploadDatasetRequest, dataset=name)
 
         def requests() -> Iterator[pb.UploadDatasetRequest]:
-            yield first
-            for file in files:
+            for file in filter(None, found):
+                # One without bytes, so that the server hears of an empty file too.
+                yield pb.UploadDatasetRequest(dataset=first.dataset, file=file.name)
                 for chunk in _chunks(file.read_bytes()):
                     yield pb.UploadDatasetRequest(file=file.name, chunk=chunk)
 
@@ -344,10 +342,9 @@ class Client:
         request = health_pb2.HealthCheckRequest(service=SERVICE)
         with self._errors():
             try:
-                response = health_pb2_grpc.HealthStub(self._channel).Check(request, timeout=CONNECT_SECONDS)
+                response = self._health(request, timeout=CONNECT_SECONDS)
             except grpc.RpcError as error:
-                assert isinstance(error, grpc.Call)
-                if error.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND):
+                if errors.code(error) in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND):
                     raise errors.ServerError(f"the server at {self.address} is not one of handgrad's") from error
                 raise
         if response.status != health_pb2.HealthCheckResponse.SERVING:

@@ -1,18 +1,20 @@
-"""What the client raises. Every exception of handgrad's own is a HandgradError:
+"""What the client raises.
 
-    HandgradError
-    ├── InvalidArgumentError     a setting or a file cannot be used; `field` names it
-    ├── NotFoundError            the name or the version does not exist
-    ├── AlreadyExistsError       the name holds something else, and is never overwritten
-    ├── PreconditionError        not possible as things stand
-    ├── ExhaustedError           a bound of the server is reached
-    ├── DamagedError             what was saved or sent is not what arrived
-    ├── UnavailableError         no server answers
-    ├── DeadlineError            the server did not answer in time
-    ├── ServerError              the server has a fault
-    └── JobError                 a job did not succeed; `job` is the job
-        ├── JobFailedError
-        └── JobCancelledError
+Every exception of handgrad's own is a HandgradError:
+
+HandgradError
+├── InvalidArgumentError     a setting or a file cannot be used; `field` names it
+├── NotFoundError            the name or the version does not exist
+├── AlreadyExistsError       the name holds something else, and is never overwritten
+├── PreconditionError        not possible as things stand
+├── ExhaustedError           a bound of the server is reached
+├── DamagedError             what was saved or sent is not what arrived
+├── UnavailableError         no server answers
+├── DeadlineError            the server did not answer in time
+├── ServerError              the server has a fault
+└── JobError                 a job did not succeed; `job` is the job
+    ├── JobFailedError
+    └── JobCancelledError
 """
 
 from typing import Final
@@ -105,15 +107,21 @@ ERRORS: Final[dict[grpc.StatusCode, type[HandgradError]]] = {
 """The exception for each status code; any other is a ServerError. The server's table is its mirror."""
 
 
+def code(error: grpc.RpcError) -> grpc.StatusCode:
+    """Gives the status code of a call that failed. What a stub raises is the call itself."""
+    assert isinstance(error, grpc.Call)
+    return error.code()
+
+
 def from_rpc_error(error: grpc.RpcError) -> HandgradError:
     """Gives the exception for a call that failed."""
     assert isinstance(error, grpc.Call)
-    kind = ERRORS.get(error.code(), ServerError)
-    message = error.details() or error.code().name
+    kind = ERRORS.get(code(error), ServerError)
+    message = error.details() or code(error).name
     if kind is InvalidArgumentError:
         return InvalidArgumentError(message, _field(error))
     if kind is ServerError:
-        message = f"{message} ({error.code().name})"
+        message = f"{message} ({code(error).name})"
     return kind(message)
 
 

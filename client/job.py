@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from handgrad.client.errors import JobCancelledError, JobFailedError
 from handgrad.v1 import job_pb2
@@ -14,11 +14,26 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from handgrad.client.client import Client
     from handgrad.client.params import Params
     from handgrad.v1 import training_service_pb2
 
 Event: TypeAlias = job_pb2.Progress | job_pb2.Epoch
+
+
+class Calls(Protocol):
+    """What a job asks of its client."""
+
+    def cancel_job(self, job: str) -> job_pb2.Job:
+        """Asks the job to stop."""
+        ...
+
+    def get_losses(self, job: str) -> NDArray[np.float32]:
+        """Gives its losses."""
+        ...
+
+    def get_params(self, model: str, version: int = 0) -> Params:
+        """Gives its model's params."""
+        ...
 
 
 class Job:
@@ -30,7 +45,7 @@ class Job:
 
     def __init__(
         self,
-        client: Client,
+        client: Calls,
         accepted: job_pb2.Job,
         responses: Iterator[training_service_pb2.TrainResponse],
         translate_errors: Callable[[], AbstractContextManager[None]],

@@ -17,7 +17,10 @@ from handgrad.v1 import params_pb2
 
 ENDINGS: Final = (".npz", ".safetensors")
 
-_DTYPES: Final = {params_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"), params_pb2.DATA_TYPE_FLOAT64: np.dtype("<f8")}
+_DTYPES: Final[dict[int, np.dtype[Any]]] = {
+    params_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+    params_pb2.DATA_TYPE_FLOAT64: np.dtype("<f8"),
+}
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,19 @@ def verify(version: params_pb2.ParamsVersion, data: bytes) -> None:
         )
 
 
+def write_npz(file: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Writes arrays as numpy's own savez does; an InvalidArgumentError where one has a name that savez cannot take."""
+    # Without the type, for savez's own keywords are not told from the arrays' names in its signature.
+    savez: Any = np.savez
+    try:
+        savez(file, **arrays)
+    except TypeError as error:
+        raise InvalidArgumentError(f"arrays: {error}", "arrays") from error
+
+
 def _write(file: IO[bytes], ending: str, arrays: Mapping[str, NDArray[Any]]) -> None:
     if ending == ".npz":
-        np.savez(file, **dict(arrays))
+        write_npz(file, arrays)
     else:
         file.write(safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 

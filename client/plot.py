@@ -69,18 +69,20 @@ def _draw(
     iterations_per_epoch: int,
     skip: int,
 ) -> None:
-    iterations = np.arange(skip + 1, skip + 1 + len(losses))
+    iterations = np.arange(skip + 1, skip + 1 + len(losses), dtype=np.float64)
     # Rasterized: an SVG of a million points would be a file that nothing opens.
     axes.plot(iterations, losses, color="0.78", linewidth=0.6, rasterized=True, label="each iteration")
     window = min(MAX_WINDOW, max(1, len(losses) // 20))
     if window > 1:
         mean = np.convolve(losses, np.full(window, 1 / window), mode="valid")
         label = f"running mean of {window} iterations"
-        axes.plot(iterations[window - 1 :], mean, color="tab:blue", linewidth=1.8, label=label)
-    ends = [(epoch.epoch * iterations_per_epoch, epoch.mean_loss) for epoch in epochs]
-    ends = [(end, mean) for end, mean in ends if skip < end <= skip + len(losses)]
-    if ends:
-        axes.plot(*zip(*ends, strict=True), "o--", color="black", linewidth=1, markersize=5, label="mean of each epoch")
+        # A mean stands in the middle of what it is the mean of; at its end it would seem to lag behind.
+        axes.plot(iterations[: len(mean)] + (window - 1) / 2, mean, color="tab:blue", linewidth=1.8, label=label)
+    middles = [((epoch.epoch - 0.5) * iterations_per_epoch + 0.5, epoch.mean_loss) for epoch in epochs]
+    middles = [(middle, mean) for middle, mean in middles if skip < middle <= skip + len(losses)]
+    if middles:
+        x, y = zip(*middles, strict=True)
+        axes.plot(x, y, "o--", color="black", linewidth=1, markersize=5, label="mean of each epoch")
     axes.set_title("Cross Entropy Error")
     axes.set_xlabel("iteration")
     axes.set_ylabel("cross-entropy [nats]")

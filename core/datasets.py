@@ -150,7 +150,9 @@ def parse_idx(content: bytes, name: str, *, dimensions: int) -> NDArray[np.uint8
     header = 4 + 4 * dimensions
     magic = bytes((0, 0, _UNSIGNED_BYTE, dimensions))
     if content[:4] != magic[: len(content)]:
-        raise InvalidInputError(name, f"an IDX file of bytes begins with {magic.hex()}; this one with {content[:4].hex()}")
+        raise InvalidInputError(
+            name, f"an IDX file of bytes begins with {magic.hex()}; this one with {content[:4].hex()}"
+        )
     if len(content) < header:
         raise InvalidInputError(name, f"the file is truncated: {len(content)} bytes, its header alone has {header}")
     shape = struct.unpack(f">{dimensions}I", content[4:header])
@@ -158,7 +160,8 @@ def parse_idx(content: bytes, name: str, *, dimensions: int) -> NDArray[np.uint8
     if len(content) != expected:
         what = "is truncated" if len(content) < expected else "has bytes after its data"
         raise InvalidInputError(
-            name, f"the file {what}: {len(content)} bytes, its header promises {expected} for {'x'.join(map(str, shape))}"
+            name,
+            f"the file {what}: {len(content)} bytes, its header promises {expected} for {'x'.join(map(str, shape))}",
         )
     if 0 in shape:
         raise InvalidInputError(name, f"the file holds no data: its header says {'x'.join(map(str, shape))}")

@@ -15,7 +15,7 @@ from handgrad.core.operations import log_softmax
 from handgrad.core.training import scale_pixels
 
 ACTIVATIONS_PER_CALL = 2**23
-"""Numbers that one call computes in all layers together, which bounds its memory: 9,000 images of the report's network."""
+"""Numbers that one call computes in all layers together, which bounds its memory."""
 
 
 @dataclass(frozen=True)

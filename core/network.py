@@ -13,7 +13,7 @@ from handgrad.core.errors import InvalidInputError
 
 LayerParams: TypeAlias = dict[str, Array]
 Params: TypeAlias = tuple[LayerParams, ...]
-"""One dictionary a layer, `{"W": [outputs, inputs], "b": [outputs]}` for an affine one, empty where nothing is learned."""
+"""One dictionary a layer: `{"W": [outputs, inputs], "b": [outputs]}` for an affine one, empty where none is learned."""
 
 MAX_WIDTH = 65_536
 MAX_LAYERS = 64

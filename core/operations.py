@@ -11,6 +11,7 @@ a row, so that `X` here is the transpose of the matrix of columns in a textbook'
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 
@@ -128,7 +129,7 @@ def log_softmax(logits: Array) -> Array:
         log y, `[B, C]`, finite and at most 0.
     """
     shifted = logits - jnp.max(logits, axis=1, keepdims=True)
-    shifted = jnp.maximum(shifted, jnp.finfo(logits.dtype).min)
+    shifted = jnp.maximum(shifted, np.finfo(logits.dtype).min)
     return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=1, keepdims=True))
 
 

@@ -29,11 +29,9 @@ def _sgd_init(params: Params) -> OptState:
     return ()
 
 
-def _sgd_update(
-    grads: Params, opt_state: OptState, params: Params, learning_rate: Array
-) -> tuple[Params, OptState]:
+def _sgd_update(grads: Params, opt_state: OptState, params: Params, learning_rate: Array) -> tuple[Params, OptState]:
     return jax.tree.map(lambda p, g: p - learning_rate * g, params, grads), opt_state
 
 
 SGD = Optimizer(_sgd_init, _sgd_update)
-"""Stochastic gradient descent: theta <- theta - eta dE/dtheta (Robbins and Monro 1951, equation 6, with a fixed step)."""
+"""Stochastic gradient descent, theta <- theta - eta dE/dtheta: Robbins and Monro 1951, with a step that is fixed."""

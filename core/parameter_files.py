@@ -162,7 +162,9 @@ def _read_npy(stream: IO[bytes], size: int, array: str, file: str) -> NDArray[An
         raise InvalidInputError(file, f"{array} is truncated: {size} bytes, its header promises {data_size}")
     data = stream.read(data_size)
     if len(data) != data_size:
-        raise InvalidInputError(file, f"{array} is truncated: {len(data)} bytes of data, its header promises {data_size}")
+        raise InvalidInputError(
+            file, f"{array} is truncated: {len(data)} bytes of data, its header promises {data_size}"
+        )
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
 
 

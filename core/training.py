@@ -103,7 +103,8 @@ def train_iterations(
         params, opt_state = optimizer.update(grads, state.opt_state, state.params, learning_rate)
         return TrainState(params, opt_state), losses.at[i].set(loss)
 
-    return lax.fori_loop(start, stop, iteration, (state, losses))
+    after: tuple[TrainState, Array] = lax.fori_loop(start, stop, iteration, (state, losses))
+    return after
 
 
 def scale_pixels(images: Array, pixels: Pixels) -> Array:

@@ -1,11 +1,11 @@
 """Trains small neural networks with gradients derived by hand, as a gRPC service.
 
-    import handgrad
+import handgrad
 
-    with handgrad.connect() as hg:
-        job = hg.train("report", epochs=1)
-        job.wait()
-        params = job.params()
+with handgrad.connect() as hg:
+    job = hg.train("report", epochs=1)
+    job.wait()
+    params = job.params()
 """
 
 from handgrad.client.client import Client, Evaluation, connect

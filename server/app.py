@@ -76,8 +76,9 @@ class Server:
         add_TrainingServiceServicer_to_server(TrainingService(state), self._server)
         self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-                                             reflection.SERVICE_NAME), self._server)
+        reflection.enable_server_reflection(
+            (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), self._server
+        )
         port = self._server.add_insecure_port(address)
         self.address = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
         self._worker.start()
@@ -110,9 +111,14 @@ def run(address: str, data_dir: Path, *, insecure: bool, private: bool) -> None:
     print(f"listening on {server.address}", flush=True)
     if private:
         # Its parent holds the other end: however the parent ends, this server ends too.
-        threading.Thread(target=lambda: (sys.stdin.buffer.read(), stop.set()), daemon=True).start()
+        threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
     stop.wait()
     server.stop()
+
+
+def _wait_for_end_of_input(stop: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    stop.set()
 
 
 def _host(address: str) -> str:

@@ -81,7 +81,9 @@ class Checkpoints:
             return Checkpoint(name, version.network, version.arrays, version.pixels, version.sha256, save_time)
         found = self.load(name)
         if found.sha256 != version.sha256 or found.network != version.network:
-            raise AlreadyExistsError(f"checkpoint {name} holds other params, and is never overwritten; choose another name")
+            raise AlreadyExistsError(
+                f"checkpoint {name} holds other params, and is never overwritten; choose another name"
+            )
         return found
 
     def load(self, name: str) -> Checkpoint:

@@ -152,7 +152,7 @@ def version_to_proto(version: Version) -> params_pb2.ParamsVersion:
 
 @lru_cache(maxsize=16)
 def params_to_proto(version: Version) -> training_service_pb2.GetParamsResponse:
-    """Gives a version with its arrays, if they are small enough. Kept for the next caller, so it must not be changed."""
+    """Gives a version, with its arrays if they are small enough. Kept for the next caller: it must not be changed."""
     inlined = len(version.data) <= MAX_INLINED_BYTES
     tensors = [
         params_pb2.Tensor(

@@ -3,7 +3,6 @@
 from __future__ import annotations  # grpc's classes take type arguments in their stubs alone
 
 import logging
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -14,9 +13,7 @@ from grpc_status import rpc_status
 from handgrad.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    Interceptor = grpc.ServerInterceptor[Any, Any]
-else:
-    Interceptor = grpc.ServerInterceptor
+    from collections.abc import Callable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +57,7 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
 }
 
 
-class ErrorInterceptor(Interceptor):
+class ErrorInterceptor(grpc.ServerInterceptor):
     """Answers the exceptions of every method with the status of the table, and any other with INTERNAL."""
 
     def intercept_service(
@@ -124,7 +121,7 @@ def _abort(context: grpc.ServicerContext, error: Exception, method: str) -> NoRe
         context.abort(grpc.StatusCode.CANCELLED, "the caller went away")
     code = STATUS_CODES.get(type(error))
     if code is None:
-        log.exception("%s failed", method, exc_info=error)
+        log.error("%s failed", method, exc_info=error)
         context.abort(grpc.StatusCode.INTERNAL, "the server has a fault; its log tells more")
     status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=str(error))
     if isinstance(error, InvalidInputError):

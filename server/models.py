@@ -112,13 +112,13 @@ class Models:
         """Gives the network of a model, or None where there is no such model."""
         with self._lock:
             model = self._models.get(name)
-            return model and model.network
+            return None if model is None else model.network
 
     def newest(self, name: str) -> Version | None:
         """Gives the newest version of a model, or None where it has none or there is no such model."""
         with self._lock:
             model = self._models.get(name)
-            return model and model.versions.get(model.newest)
+            return None if model is None else model.versions.get(model.newest)
 
     def publish(
         self,

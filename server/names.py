@@ -1,6 +1,7 @@
 """Names that callers give."""
 
 import re
+from collections.abc import Mapping
 
 from handgrad.core.errors import InvalidInputError
 
@@ -18,7 +19,7 @@ def check_name(name: str, field: str) -> str:
     return name
 
 
-def next_name(stem: str, taken: dict[str, object]) -> str:
+def next_name(stem: str, taken: Mapping[str, object]) -> str:
     """Gives the first of `stem-1`, `stem-2`, ... that is not taken."""
     number = len(taken) + 1
     while f"{stem}-{number}" in taken:

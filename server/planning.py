@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from handgrad.core.config import Pixels, preset
 from handgrad.core.errors import InvalidInputError
@@ -30,7 +31,7 @@ class TrainSettings:
         dataset: Name of the data set.
         network: The network; None for the model's, otherwise the preset's.
         pixels: None for the model's, otherwise the preset's.
-        overrides: Values of other attributes of TrainConfig, which replace the preset's.
+        overrides: Numbers for other attributes of TrainConfig, which replace the preset's.
     """
 
     preset: str
@@ -38,7 +39,7 @@ class TrainSettings:
     dataset: str
     network: NetworkRequest | None
     pixels: Pixels | None
-    overrides: Mapping[str, int | float]
+    overrides: Mapping[str, Any]
 
 
 def plan(settings: TrainSettings, models: Models, datasets: Datasets) -> JobRequest:
@@ -68,9 +69,11 @@ def check_fit(network: Network, inputs: int, classes: int, dataset: str) -> None
     """Raises InvalidInputError where a network cannot take a data set's images or tell its classes apart."""
     if network.inputs != inputs:
         raise InvalidInputError(
-            "network.inputs", f"{inputs}, the numbers of an image of data set {dataset}; the network has {network.inputs}"
+            "network.inputs",
+            f"{inputs}, the numbers of an image of data set {dataset}; the network has {network.inputs}",
         )
     if network.outputs < classes:
         raise InvalidInputError(
-            "network.outputs", f"{classes} or more, the classes of data set {dataset}; the network has {network.outputs}"
+            "network.outputs",
+            f"{classes} or more, the classes of data set {dataset}; the network has {network.outputs}",
         )

@@ -178,7 +178,9 @@ class TrainingService(TrainingServiceServicer):
     def _idle_model(self, name: str) -> str:
         """Gives the name back, or raises PreconditionError where a job is training that model."""
         if name and (job := self._state.jobs.training(check_name(name, "model"))):
-            raise PreconditionError(f"{job.name} is training model {name}; wait for it, cancel it, or choose another name")
+            raise PreconditionError(
+                f"{job.name} is training model {name}; wait for it, cancel it, or choose another name"
+            )
         return name
 
     @contextmanager

@@ -72,7 +72,9 @@ class Widths(click.ParamType[tuple[int, ...]]):
         try:
             return tuple(int(width) for width in str(value).split(","))
         except ValueError:
-            self.fail(f"widths are numbers with commas between them, such as 300,100, or none; got {value!r}", param, ctx)
+            self.fail(
+                f"widths are numbers with commas between them, such as 300,100, or none; got {value!r}", param, ctx
+            )
 
 
 parameter_file = OutputFile(check_ending)

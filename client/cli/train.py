@@ -173,9 +173,7 @@ def _ask_for_params(hg: Client, model: str, output: Output) -> str:
     """Asks the report's first question; gives the model to train."""
     if not _yes("use parameter file?", output):
         return model
-    return _until_it_works(
-        "the file's name", output, lambda name: hg.upload_params(name, model).model
-    )
+    return _until_it_works("the file's name", output, lambda name: hg.upload_params(name, model).model)
 
 
 def _ask_to_save(job: Job, output: Output) -> None:
