@@ -17,7 +17,7 @@ from handgrad.server import convert
 from handgrad.server.checkpoints import Checkpoints
 from handgrad.server.datasets import MAX_UPLOAD_BYTES, Datasets
 from handgrad.server.errors import ExhaustedError, PreconditionError
-from handgrad.server.jobs import Job, Jobs
+from handgrad.server.jobs import Job, Jobs, Progress
 from handgrad.server.models import Models
 from handgrad.server.names import check_name
 from handgrad.server.planning import check_fit, plan
@@ -203,19 +203,20 @@ def _version_asked(
 
 def _events(job: Job, context: grpc.ServicerContext) -> Iterator[pb.TrainResponse]:
     """Tells every epoch in order, the newest progress a few times a second, and the end."""
-    epochs_told, progress_told, told_at = 0, None, 0.0
+    epochs_told, told_at = 0, 0.0
+    seen: Progress | None = None
+    told: Progress | None = None
     while context.is_active():
         with job.changed:
-            if len(job.epochs) == epochs_told and job.progress is progress_told and not job.status.state.ended:
+            if len(job.epochs) == epochs_told and job.progress is seen and not job.status.state.ended:
                 # Not longer, so that a caller that went away is noticed while nothing happens.
                 job.changed.wait(_SECONDS_BETWEEN_LOOKS)
             ended = job.status.state.ended
-            epochs, progress = job.epochs[epochs_told:], job.progress
+            epochs, seen = job.epochs[epochs_told:], job.progress
         due = time.monotonic() - told_at >= SECONDS_BETWEEN_PROGRESS or epochs or ended
-        if progress is not None and progress is not progress_told and due:
-            yield pb.TrainResponse(progress=convert.progress_to_proto(progress))
-            told_at = time.monotonic()
-        progress_told = progress
+        if seen is not None and seen is not told and due:
+            yield pb.TrainResponse(progress=convert.progress_to_proto(seen))
+            told, told_at = seen, time.monotonic()
         for epoch in epochs:
             yield pb.TrainResponse(epoch=convert.epoch_to_proto(epoch))
         epochs_told += len(epochs)
