@@ -21,6 +21,8 @@ def main() -> int:
         level=logging.WARNING if options.private else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    # Which backends jax tried and did not find is not this server's news.
+    logging.getLogger("jax").setLevel(logging.WARNING)
     try:
         run(options.address, options.data_dir, insecure=options.insecure, private=options.private)
     except (InvalidInputError, OSError) as error:
