@@ -19,7 +19,7 @@ def train(images: NDArray[np.uint8], labels: NDArray[np.uint8], epochs: int, see
     inputs = images.shape[1]
 
     def normal(fan_in: int, *shape: int) -> NDArray[np.float32]:
-        return (generator.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32)
+        return np.asarray(generator.standard_normal(shape) / np.sqrt(fan_in), np.float32)
 
     W_1, b_1 = normal(inputs, HIDDEN, inputs), normal(inputs, HIDDEN)
     W_2, b_2 = normal(HIDDEN, CLASSES, HIDDEN), normal(HIDDEN, CLASSES)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -73,7 +74,7 @@ def measure_imports(rounds: int) -> dict[str, list[float]]:
     for _ in range(rounds + 1):
         for statement in statements:
             command = [sys.executable, "-c", statement]
-            times[statement].append(seconds(lambda command=command: subprocess.run(command, check=True)))
+            times[statement].append(seconds(partial(subprocess.run, command, check=True)))
     return {statement: measured[1:] for statement, measured in times.items()}
 
 
@@ -104,8 +105,8 @@ def verdict(found: float, aim: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser = argparse.ArgumentParser(description="Measures the report's run, side by side with numpy.")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds that count")
     rounds = parser.parse_args().rounds
     training_times = measure_training(rounds)
     import_times = measure_imports(rounds)
