@@ -19,7 +19,7 @@ from handgrad.core.optimizers import Optimizer, OptState
 SECONDS_PER_CALL = 0.03
 """How long a call of the compiled loop should take: long enough to hide the call, short enough to cancel and watch."""
 
-_FIRST_CALL_ITERATIONS = 16
+_FIRST_CALL_ITERATIONS = 1
 
 
 class TrainState(NamedTuple):

@@ -83,7 +83,7 @@ class JobStatus:
     end_time: float | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """One run of training on a model. The worker writes it; any thread reads it.
 

@@ -64,7 +64,7 @@ class TrainingService(TrainingServiceServicer):
         """Asks a job to stop."""
         del context
         job = self._state.jobs.get(check_name(request.job, "job"))
-        job.stop = "cancelled by CancelJob"
+        self._state.worker.cancel(job, "cancelled by CancelJob")
         return pb.CancelJobResponse(job=convert.job_to_proto(job))
 
     def GetLoss(self, request: pb.GetLossRequest, context: grpc.ServicerContext) -> pb.GetLossResponse:  # noqa: N802

@@ -73,6 +73,14 @@ class Worker:
             self._wake.notify()
             return job
 
+    def cancel(self, job: Job, reason: str) -> None:
+        """Ends a job that waits, at once; makes one that runs end at its next pause; leaves one that has ended."""
+        with self._lock:
+            job.stop = reason
+            if job in self._queue:
+                self._queue.remove(job)
+                self._end(job, JobState.CANCELLED, reason)
+
     def call(self, function: Callable[[], T]) -> T:
         """Runs a function on the device's thread, and gives what it returns or raises."""
         future: Future[T] = Future()
@@ -111,6 +119,9 @@ class Worker:
         except Exception:
             log.exception("%s failed", job.name)
             state, error = JobState.FAILED, "the server has a fault; its log tells more"
+        self._end(job, state, error)
+
+    def _end(self, job: Job, state: JobState, error: str) -> None:
         job.update(status=replace(job.status, state=state, error=error, end_time=time.time()))
         log.info("%s %s after %d iterations. %s", job.name, state.value, job.iteration, error)
 

@@ -114,8 +114,8 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Asks a job to stop at its next pause, a few hundredths of a second away. What it published is kept. May be repeated;
-        a job that has ended is left as it is. NOT_FOUND: there is no such job.
+        """Ends a job: one that waits at once, one that runs at its next pause, a few hundredths of a second away. What it
+        published is kept. May be repeated; a job that has ended is left as it is. NOT_FOUND: there is no such job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

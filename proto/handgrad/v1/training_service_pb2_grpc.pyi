@@ -47,8 +47,8 @@ class TrainingServiceStub:
     RESOURCE_EXHAUSTED: too many jobs wait, or too many streams are open.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.CancelJobRequest, _training_service_pb2.CancelJobResponse]
-    """Asks a job to stop at its next pause, a few hundredths of a second away. What it published is kept. May be repeated;
-    a job that has ended is left as it is. NOT_FOUND: there is no such job.
+    """Ends a job: one that waits at once, one that runs at its next pause, a few hundredths of a second away. What it
+    published is kept. May be repeated; a job that has ended is left as it is. NOT_FOUND: there is no such job.
     """
     GetLoss: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.GetLossRequest, _training_service_pb2.GetLossResponse]
     """Gives the losses of a job's iterations, for any range, and the epochs' means. Changes nothing.
@@ -107,8 +107,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     RESOURCE_EXHAUSTED: too many jobs wait, or too many streams are open.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CancelJobRequest, _training_service_pb2.CancelJobResponse]  # type: ignore[assignment]
-    """Asks a job to stop at its next pause, a few hundredths of a second away. What it published is kept. May be repeated;
-    a job that has ended is left as it is. NOT_FOUND: there is no such job.
+    """Ends a job: one that waits at once, one that runs at its next pause, a few hundredths of a second away. What it
+    published is kept. May be repeated; a job that has ended is left as it is. NOT_FOUND: there is no such job.
     """
     GetLoss: _aio.UnaryUnaryMultiCallable[_training_service_pb2.GetLossRequest, _training_service_pb2.GetLossResponse]  # type: ignore[assignment]
     """Gives the losses of a job's iterations, for any range, and the epochs' means. Changes nothing.
@@ -176,8 +176,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.CancelJobResponse, _abc.Awaitable[_training_service_pb2.CancelJobResponse]]:
-        """Asks a job to stop at its next pause, a few hundredths of a second away. What it published is kept. May be repeated;
-        a job that has ended is left as it is. NOT_FOUND: there is no such job.
+        """Ends a job: one that waits at once, one that runs at its next pause, a few hundredths of a second away. What it
+        published is kept. May be repeated; a job that has ended is left as it is. NOT_FOUND: there is no such job.
         """
 
     @_abc_1.abstractmethod
