@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 RUN := runs/report
+# Without warnings: that of setuptools on editable installations is nothing a user could act on.
+INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help train test check protos bench wheel clean
 .DELETE_ON_ERROR:
@@ -18,7 +20,7 @@ help:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[server,plot,dev]'
+	$(INSTALL) --editable '.[server,plot,dev]'
 	touch $@
 
 train: $(INSTALLED)
@@ -40,7 +42,7 @@ protos: $(INSTALLED)
 	$(BIN)/python proto/generate.py
 
 bench: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(INSTALL) --editable '.[bench]'
 	$(BIN)/python benchmarks/report.py
 
 wheel: $(INSTALLED)

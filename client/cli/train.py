@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, TypeVar
 
 import click
@@ -12,7 +14,7 @@ from handgrad.client.cli.output import Output
 from handgrad.client.cli.progress import display
 from handgrad.client.client import Client, Pixels, connect
 from handgrad.client.errors import HandgradError, JobCancelledError, JobError
-from handgrad.client.job import Job
+from handgrad.client.job import Event, Job
 from handgrad.client.plot import plot_losses
 from handgrad.v1 import job_pb2
 
@@ -98,18 +100,23 @@ def train(
 def _watch(job: Job, output: Output) -> JobError | None:
     """Shows a job until it ends; Ctrl-C cancels it. Gives the error that it ended with."""
     seconds = 0.0
+    cancelled = False
     with display(output, job.info) as shown:
-        events = job.events()
+        events = _events(job)
         while True:
             try:
-                event = next(events, None)
+                event = events.get()
             except KeyboardInterrupt:
+                # Once more: whoever presses it again does not want to wait for the server.
+                if cancelled:
+                    raise
+                cancelled = True
                 job.cancel()
-                # The interrupt may have ended the generator, but not the stream that it reads.
-                events = job.events()
                 continue
             if event is None:
                 break
+            if isinstance(event, HandgradError):
+                raise event
             if isinstance(event, job_pb2.Epoch):
                 seconds += event.seconds
                 shown.epoch(event)
@@ -126,6 +133,22 @@ def _watch(job: Job, output: Output) -> JobError | None:
         return error
     output.say(f"trained {job.info.iteration:,} iterations in {seconds:.2f} s")
     return None
+
+
+def _events(job: Job) -> SimpleQueue[Event | HandgradError | None]:
+    """Reads a job's events in a thread, until None: gRPC's own wait does not survive a Ctrl-C."""
+    events: SimpleQueue[Event | HandgradError | None] = SimpleQueue()
+
+    def read() -> None:
+        try:
+            for event in job.events():
+                events.put(event)
+        except HandgradError as error:
+            events.put(error)
+        events.put(None)
+
+    Thread(target=read, name="events", daemon=True).start()
+    return events
 
 
 def _tell_job(job: Job, output: Output) -> None:
