@@ -5,7 +5,7 @@ import warnings
 
 from handgrad.v1 import training_service_pb2 as handgrad_dot_v1_dot_training__service__pb2
 
-GRPC_GENERATED_VERSION = '1.82.0'
+GRPC_GENERATED_VERSION = '1.82.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
