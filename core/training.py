@@ -172,7 +172,7 @@ def train(
         done = (epoch - 1) * per_epoch
         permutation = jnp.asarray(epoch_permutation(permutation_key, epoch, size))
         losses = jnp.zeros(full, jnp.float32)
-        total, start = 0.0, 0
+        start = 0
         while start < full:
             stop = min(start + pace, full, _next_publication(done + start, config) - done)
             began = time.perf_counter()
@@ -182,16 +182,18 @@ def train(
             new = np.array(losses)[start:stop]
             seconds = time.perf_counter() - began
             pace = _next_pace(pace, stop - start, seconds)
-            total += float(np.sum(new, dtype=np.float64)) * config.batch_size
             start = stop
-            yield Chunk(epoch, done + stop, new, state, total / size if stop == per_epoch else None)
+            # Summed once, over the whole epoch, so that the cuts do not change its rounding.
+            mean = float(np.mean(np.array(losses), dtype=np.float64)) if stop == per_epoch else None
+            yield Chunk(epoch, done + stop, new, state, mean)
         if rest:
             # Fewer images are another shape, and so another compiled loop, of one iteration.
             tail = permutation[full * config.batch_size :]
             one = jnp.zeros(1, jnp.float32)
             state, one = run(state, one, images, labels, tail, learning_rate, 0, 1, batch_size=rest)
             new = np.array(one)
-            yield Chunk(epoch, done + per_epoch, new, state, (total + float(new[0]) * rest) / size)
+            total = float(np.sum(np.array(losses), dtype=np.float64)) * config.batch_size + float(new[0]) * rest
+            yield Chunk(epoch, done + per_epoch, new, state, total / size)
 
 
 def _next_publication(iteration: int, config: TrainConfig) -> int:
