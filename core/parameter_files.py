@@ -6,9 +6,10 @@ layer maps a column x to W_k x + b_k.
 
 import io
 import math
+import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -66,9 +67,7 @@ def check_named_arrays(
             source, f"the array {missing[0]} is missing; it has {', '.join(sorted(arrays)) or 'none'}"
         )
     if unknown := sorted(arrays.keys() - set(wanted)):
-        raise InvalidInputError(
-            source, f"the array {unknown[0]} is unknown or has no partner; its arrays should be {', '.join(wanted)}"
-        )
+        raise InvalidInputError(source, f"the array {unknown[0]} is unknown; its arrays should be {', '.join(wanted)}")
     rounded = {name: _float32(arrays[name], name, source) for name in wanted}
     widths: list[int] = []
     for k in _numbers(arrays):
@@ -127,9 +126,10 @@ def to_safetensors(arrays: Mapping[str, NDArray[np.float32]], metadata: Mapping[
     )
 
 
-def _numbers(arrays: Mapping[str, object]) -> range:
-    """Gives the numbers of the layers that so many arrays should have."""
-    return range(1, max(len(arrays) // 2, 1) + 1)
+def _numbers(arrays: Iterable[str]) -> range:
+    """Gives the numbers that the layers should have: 1, 2, 3, ..., as many as the arrays' names tell apart."""
+    found = {name[2:] for name in arrays if re.fullmatch(r"[Wb]_[0-9]+", name)}
+    return range(1, max(len(found), 1) + 1)
 
 
 def _read_npz(content: bytes, file: str) -> dict[str, NDArray[Any]]:

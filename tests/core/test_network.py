@@ -42,7 +42,7 @@ def draw(network: Network, seed: int) -> Params:
 def test_the_gradients_are_those_of_autodiff(
     inputs: int, hidden: list[int], outputs: int, batch_size: int, seed: int
 ) -> None:
-    with jax.enable_x64(True):
+    with jax.enable_x64(new_val=True):
         network = fully_connected(inputs, tuple(hidden), outputs)
         params = draw(network, seed)
         generator = np.random.default_rng(seed)

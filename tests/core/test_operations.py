@@ -12,6 +12,8 @@ from jax.test_util import check_vjp
 
 from handgrad.core import operations as ops
 
+Triple = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
+
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -19,7 +21,7 @@ def normal(seed: int, *shape: int) -> Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
-def with_labels(triple: tuple[Callable[..., Any], ...], labels: Array) -> tuple[Callable[..., Any], ...]:
+def with_labels(triple: Triple, labels: Array) -> Triple:
     """Fixes the labels of a loss, which have no gradient, so that it takes floating arguments alone."""
     op, fwd, bwd = triple
     return (lambda x: op(x, labels)), (lambda x: fwd(x, labels)), (lambda r, g: bwd(r, g)[:1])
@@ -29,7 +31,7 @@ AFFINE = (ops.affine, ops.affine_fwd, ops.affine_bwd)
 SIGMOID = (ops.sigmoid, ops.sigmoid_fwd, ops.sigmoid_bwd)
 LOSS = (ops.softmax_cross_entropy, ops.softmax_cross_entropy_fwd, ops.softmax_cross_entropy_bwd)
 
-CASES = {
+CASES: dict[str, tuple[Triple, list[tuple[int, ...]]]] = {
     "affine": (AFFINE, [(7, 5), (3, 5), (3,)]),
     "affine of one example": (AFFINE, [(1, 4), (2, 4), (2,)]),
     "affine to one output": (AFFINE, [(6, 4), (1, 4), (1,)]),
@@ -66,14 +68,15 @@ def test_the_backward_pass_is_that_of_finite_differences(name: str) -> None:
         output, residuals = fwd(*arguments)
         return output, lambda g: bwd(residuals, g)
 
-    check_vjp(op, vjp, arguments, atol=1e-6, rtol=1e-6, eps=1e-5)
+    check: Any = check_vjp
+    check(op, vjp, arguments, atol=1e-6, rtol=1e-6, eps=1e-5)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_triple_can_be_handed_to_custom_vjp_and_compiled(name: str) -> None:
     (op, fwd, bwd), shapes = CASES[name]
     arguments = [normal(seed, *shape).astype(jnp.float32) for seed, shape in enumerate(shapes)]
-    by_hand = jax.custom_vjp(op)
+    by_hand: Any = jax.custom_vjp(op)
     by_hand.defvjp(fwd, bwd)
 
     def total(function: Callable[..., Array]) -> Callable[..., Array]:

@@ -1,0 +1,213 @@
+"""The training loop: what it computes, whatever way it is cut, and that autodiff has no part in it."""
+
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+from numpy.typing import NDArray
+
+from handgrad.core import training
+from handgrad.core.config import TrainConfig, preset
+from handgrad.core.datasets import Dataset
+from handgrad.core.evaluation import evaluate
+from handgrad.core.network import Network, Params, fully_connected, init
+from handgrad.core.optimizers import SGD
+
+NETWORK = fully_connected(12, (5,), 3)
+CONFIG = TrainConfig(batch_size=10, epochs=3, learning_rate=0.1, pixels="unit", seed=4)
+GENERATOR = np.random.default_rng(2)
+IMAGES = GENERATOR.integers(0, 256, (45, 12), np.uint8)
+LABELS = GENERATOR.integers(0, 3, 45).astype(np.uint8)
+
+
+@dataclass
+class Run:
+    """What a run left."""
+
+    params: Any
+    losses: NDArray[np.float32]
+    means: list[float]
+    iterations: list[int]
+
+
+def run(config: TrainConfig = CONFIG, network: Network = NETWORK, size: int = 45) -> Run:
+    init_key, permutation_key = training.keys_of_run(config.seed)
+    params = init(network, init_key)
+    state = training.TrainState(params, SGD.init(params))
+    images, labels = jnp.asarray(IMAGES[:size, : network.inputs]), jnp.asarray(LABELS[:size])
+    chunks = [
+        replace(chunk, state=jax.tree.map(np.array, chunk.state))
+        for chunk in training.train(network, SGD, config, state, images, labels, permutation_key)
+    ]
+    losses = np.concatenate([chunk.losses for chunk in chunks])
+    means = [chunk.epoch_mean_loss for chunk in chunks if chunk.epoch_mean_loss is not None]
+    return Run(chunks[-1].state.params, losses, means, [chunk.iteration for chunk in chunks])
+
+
+def assert_same_bits(found: Run, expected: Run) -> None:
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    np.testing.assert_array_equal(found.losses, expected.losses)
+    assert found.means == expected.means
+
+
+def by_hand(config: TrainConfig) -> tuple[Any, list[float]]:
+    """The same run in float64 numpy, one mini-batch after the other."""
+    init_key, permutation_key = training.keys_of_run(config.seed)
+    hidden, _, last = jax.tree.map(lambda array: np.array(array, np.float64), init(NETWORK, init_key))
+    means = []
+    for epoch in range(1, config.epochs + 1):
+        permutation = training.epoch_permutation(permutation_key, epoch, len(IMAGES))
+        total = 0.0
+        for start in range(0, len(IMAGES), config.batch_size):
+            batch = permutation[start : start + config.batch_size]
+            X, labels, rows = IMAGES[batch] / 255, LABELS[batch], np.arange(len(batch))
+            H = 1 / (1 + np.exp(-(X @ hidden["W"].T + hidden["b"])))
+            exponentials = np.exp(H @ last["W"].T + last["b"])
+            y = exponentials / exponentials.sum(axis=1, keepdims=True)
+            total -= np.log(y[rows, labels]).sum()
+            y[rows, labels] -= 1
+            g = y / len(batch)
+            g_hidden = (g @ last["W"]) * (1 - H) * H
+            for layer, inputs, gradient in ((last, H, g), (hidden, X, g_hidden)):
+                layer["W"] -= config.learning_rate * gradient.T @ inputs
+                layer["b"] -= config.learning_rate * gradient.sum(axis=0)
+        means.append(total / len(IMAGES))
+    return (hidden, {}, last), means
+
+
+def test_every_batch_is_trained_the_last_and_smaller_one_too() -> None:
+    # 45 images: four mini-batches of 10 and one of 5.
+    expected, means = by_hand(CONFIG)
+    found = run()
+    assert len(found.losses) == 15
+    assert found.iterations[-1] == 15
+    np.testing.assert_allclose(found.means, means, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found.params, expected)
+
+
+@pytest.mark.parametrize("batch_size", [1, 44, 45])
+def test_any_batch_size_trains_as_by_hand(batch_size: int) -> None:
+    config = replace(CONFIG, batch_size=batch_size, epochs=2)
+    expected, means = by_hand(config)
+    found = run(config)
+    np.testing.assert_allclose(found.means, means, rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found.params, expected)
+
+
+def test_the_cuts_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run()
+    monkeypatch.setattr(training, "SECONDS_PER_CALL", 0.0)
+    one_by_one = run()
+    assert one_by_one.iterations == list(range(1, 16))
+    assert_same_bits(one_by_one, expected)
+    monkeypatch.setattr(training, "SECONDS_PER_CALL", 100.0)
+    published = run(replace(CONFIG, publish_every_iterations=2))
+    assert {2, 4, 5, 6, 8, 10, 12, 14, 15} <= set(published.iterations)
+    assert_same_bits(published, expected)
+
+
+def test_a_seed_gives_its_bits_and_another_seed_others() -> None:
+    assert_same_bits(run(), run())
+    assert not np.array_equal(run().losses, run(replace(CONFIG, seed=5)).losses)
+
+
+def test_the_loop_is_compiled_once_for_each_shape() -> None:
+    # A shape that no other test has.
+    network = fully_connected(11, (4,), 3)
+    before = training.train_iterations._cache_size()  # type: ignore[attr-defined]
+    run(replace(CONFIG, epochs=5, publish_every_iterations=3), network, size=40)
+    assert training.train_iterations._cache_size() == before + 1  # type: ignore[attr-defined]
+    run(replace(CONFIG, learning_rate=0.2, seed=9), network, size=40)
+    assert training.train_iterations._cache_size() == before + 1  # type: ignore[attr-defined]
+    # Other numbers of images, and a last batch of 5.
+    run(CONFIG, network, size=45)
+    assert training.train_iterations._cache_size() == before + 3  # type: ignore[attr-defined]
+
+
+def test_training_differentiates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("training asked for automatic differentiation")
+
+    for name in ("grad", "value_and_grad", "vjp", "jvp", "linearize", "jacfwd", "jacrev", "custom_vjp"):
+        monkeypatch.setattr(jax, name, refuse)
+    # A shape that no other test has, so that it is traced here.
+    assert len(run(network=fully_connected(10, (3, 2), 3)).losses) == 15
+
+
+def test_it_trains_the_same_without_compiling() -> None:
+    config = replace(CONFIG, epochs=1, batch_size=15)
+    expected = run(config)
+    with jax.disable_jit():
+        found = run(config)
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found.params, expected.params)
+
+
+def test_many_networks_train_at_once() -> None:
+    seeds, rates = [1, 2, 3, 4], jnp.array([0.05, 0.1, 0.2, 0.4], jnp.float32)
+    images, labels = jnp.asarray(IMAGES), jnp.asarray(LABELS)
+    starts = [init(NETWORK, training.keys_of_run(seed)[0]) for seed in seeds]
+    permutations = jnp.stack(
+        [jnp.asarray(training.epoch_permutation(training.keys_of_run(seed)[1], 1, 45)) for seed in seeds]
+    )
+
+    def train(params: Params, losses: Array, permutation: Array, rate: Array) -> tuple[training.TrainState, Array]:
+        trained: tuple[training.TrainState, Array] = training.train_iterations(
+            training.TrainState(jax.tree.map(jnp.copy, params), ()),
+            *(losses, images, labels, permutation, rate, jnp.int32(0), jnp.int32(4)),
+            network=NETWORK,
+            optimizer=SGD,
+            batch_size=10,
+            pixels="unit",
+        )
+        return trained
+
+    stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *starts)
+    together, losses = jax.vmap(train)(stacked, jnp.zeros((4, 4), jnp.float32), permutations, rates)
+    for member in range(4):
+        alone, its_losses = train(starts[member], jnp.zeros(4, jnp.float32), permutations[member], rates[member])
+        np.testing.assert_allclose(losses[member], its_losses, rtol=1e-5)
+        found = jax.tree.map(lambda array, member=member: array[member], together)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, alone)
+
+
+def test_each_epoch_takes_every_image_once_in_an_order_of_its_own() -> None:
+    key = training.keys_of_run(3)[1]
+    first = training.epoch_permutation(key, 1, 1000)
+    assert first.dtype == np.int32
+    np.testing.assert_array_equal(np.sort(first), np.arange(1000))
+    np.testing.assert_array_equal(first, training.epoch_permutation(key, 1, 1000))
+    assert not np.array_equal(first, training.epoch_permutation(key, 2, 1000))
+    assert not np.array_equal(first, training.epoch_permutation(training.keys_of_run(4)[1], 1, 1000))
+    assert not np.array_equal(first, np.arange(1000))
+
+
+def test_pixels_are_taken_as_they_are_or_divided() -> None:
+    images = jnp.array([[0, 51, 255]], jnp.uint8)
+    np.testing.assert_array_equal(training.scale_pixels(images, "raw"), [[0.0, 51.0, 255.0]])
+    np.testing.assert_allclose(training.scale_pixels(images, "unit"), [[0.0, 0.2, 1.0]], rtol=1e-6)
+    assert training.scale_pixels(images, "raw").dtype == jnp.float32
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_reports_table(mnist: Dataset, seed: int) -> None:
+    # The row "0 to 255" of the check of the report's results.
+    table = [0.9662, 0.4834, 0.3836, 0.3351, 0.3040, 0.2823, 0.2656, 0.2534, 0.2387, 0.2285]
+    report = preset("report")
+    config = replace(report.config, seed=seed)
+    network = fully_connected(mnist.inputs, report.hidden, mnist.classes)
+    init_key, permutation_key = training.keys_of_run(seed)
+    params = init(network, init_key)
+    state = training.TrainState(params, SGD.init(params))
+    images, labels = jnp.asarray(mnist.train.images), jnp.asarray(mnist.train.labels)
+    means: list[float] = []
+    for chunk in training.train(network, SGD, config, state, images, labels, permutation_key):
+        state = chunk.state
+        means += [] if chunk.epoch_mean_loss is None else [chunk.epoch_mean_loss]
+    assert means == pytest.approx(table, rel=0.06)
+    test_images, test_labels = jnp.asarray(mnist.test.images), jnp.asarray(mnist.test.labels)
+    assert evaluate(network, state.params, test_images, test_labels, "raw").accuracy >= 0.93
