@@ -1,0 +1,171 @@
+"""SaveParams and LoadParams: what is saved outlives the server, whole, or is told to be damaged."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+
+import handgrad
+from handgrad.core.errors import InvalidInputError
+from handgrad.server.app import Server
+from handgrad.v1 import network_pb2
+
+ARRAYS: dict[str, Any] = {"W_1": np.arange(36.0).reshape(3, 12), "b_1": np.ones((3, 1))}
+OTHERS: dict[str, Any] = ARRAYS | {"b_1": np.zeros((3, 1))}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "data/checkpoints"
+
+
+def test_a_checkpoint_outlives_the_server(tmp_path: Path, tiny_folder: Path) -> None:
+    server = Server("127.0.0.1:0", tmp_path / "data")
+    with handgrad.connect(server.address) as hg:
+        dataset = hg.upload_dataset(tiny_folder).dataset
+        job = hg.train(dataset=dataset, hidden=[4], pixels="unit", batch_size=10, epochs=1)
+        info = job.wait()
+        saved = hg.save_params(job.model, "my.best_one-1")
+        first = hg.save_params(job.model, "first", version=1)
+    server.stop()
+    assert saved.params_sha256 == info.params_sha256 != first.params_sha256
+
+    server = Server("127.0.0.1:0", tmp_path / "data")
+    with handgrad.connect(server.address) as hg:
+        loaded = hg.load_params("my.best_one-1", "again")
+        assert (loaded.model, loaded.version, loaded.params_sha256) == ("again", 1, info.params_sha256)
+        assert loaded.pixels == network_pb2.PIXEL_SCALE_UNIT
+        assert list(hg.get_params("again").arrays) == ["W_1", "b_1", "W_2", "b_2"]
+        assert hg.load_params("first", "again").version == 2
+        assert hg.load_params("first").model not in ("", "again")
+    server.stop()
+
+
+def test_saving_again_changes_nothing_and_other_params_are_refused(hg: handgrad.Client) -> None:
+    hg.upload_params(ARRAYS, "mine")
+    saved = hg.save_params("mine", "one")
+    assert hg.save_params("mine", "one") == saved
+    hg.upload_params(OTHERS, "mine")
+    with pytest.raises(handgrad.AlreadyExistsError, match="checkpoint one holds other params"):
+        hg.save_params("mine", "one")
+    assert hg.load_params("one", "again").params_sha256 == saved.params_sha256
+
+
+def test_a_checkpoint_of_another_network_is_not_loaded(hg: handgrad.Client) -> None:
+    hg.upload_params(ARRAYS, "mine")
+    hg.save_params("mine", "one")
+    hg.upload_params({"W_1": np.ones((2, 12)), "b_1": np.ones((2, 1))}, "other")
+    with pytest.raises(handgrad.PreconditionError, match="other has widths 12-2, not 12-3"):
+        hg.load_params("one", "other")
+
+
+def test_what_does_not_exist_is_told(hg: handgrad.Client) -> None:
+    with pytest.raises(handgrad.NotFoundError, match="no checkpoint 'nothing'"):
+        hg.load_params("nothing")
+    with pytest.raises(handgrad.NotFoundError, match="no model 'nothing'"):
+        hg.save_params("nothing", "one")
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "a changed byte": lambda content: content[:-3] + bytes([content[-3] ^ 1]) + content[-2:],
+    "a cut file": lambda content: content[:-10],
+    "an empty file": lambda _: b"",
+    "noise": lambda content: os.urandom(len(content)),
+    "no hash": lambda content: content.replace(b"sha256", b"sha257"),
+    "another time": lambda content: content.replace(b"save_time", b"save_tide"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_told(hg: handgrad.Client, folder: Path, damage: str) -> None:
+    hg.upload_params(ARRAYS, "mine")
+    hg.save_params("mine", "one")
+    (file,) = folder.iterdir()
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    with pytest.raises(handgrad.DamagedError, match="checkpoint one is damaged"):
+        hg.load_params("one")
+    with pytest.raises(handgrad.DamagedError):
+        hg.save_params("mine", "one")
+    hg.save_params("mine", "two")
+    assert hg.load_params("two").version == 1
+
+
+@pytest.mark.parametrize("function", ["fsync", "link"])
+def test_a_full_disk_is_told_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client, folder: Path, function: str
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    hg.upload_params(ARRAYS, "mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, full)
+        with pytest.raises(handgrad.ExhaustedError, match="checkpoint one was not saved: the server's disk is full"):
+            hg.save_params("mine", "one")
+    assert list(folder.iterdir()) == []
+    hg.save_params("mine", "one")
+    assert [path.name for path in folder.iterdir()] == ["one.safetensors"]
+
+
+def test_a_disk_that_fails_is_a_fault_of_the_server(monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client) -> None:
+    def broken(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, "a secret of the disk")
+
+    hg.upload_params(ARRAYS, "mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", broken)
+        with pytest.raises(handgrad.ServerError, match="INTERNAL") as raised:
+            hg.save_params("mine", "one")
+    assert "secret" not in str(raised.value)
+    hg.save_params("mine", "one")
+
+
+def test_what_a_crash_left_half_written_is_removed(tmp_path: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / ".partial-abc").write_bytes(b"half")
+    (folder / "notes.txt").write_text("not ours")
+    Server("127.0.0.1:0", tmp_path / "data").stop()
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_data_directory_has_one_server(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="in use by another handgrad server"):
+        Server("127.0.0.1:0", tmp_path / "data")
+    assert server.address
+
+
+BAD_NAMES = ["a/b", "../a", ".a", "-a", "A", "a b", "a\n", "ä", "a" * 64, "a\0b", "/etc/passwd"]
+
+
+@pytest.mark.parametrize("name", [*BAD_NAMES, ""])
+def test_a_name_is_never_a_path(hg: handgrad.Client, tmp_path: Path, name: str) -> None:
+    hg.upload_params(ARRAYS, "mine")
+    before = {path for path in tmp_path.rglob("*")}
+    for call in (lambda: hg.save_params("mine", name), lambda: hg.load_params(name)):
+        with pytest.raises(handgrad.InvalidArgumentError, match="a name has 1 to 63 characters") as raised:
+            call()
+        assert raised.value.field == "checkpoint"
+    assert {path for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_every_name_is_checked(hg: handgrad.Client, tiny_folder: Path, name: str) -> None:
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("model", lambda: hg.train(model=name)),
+        ("dataset", lambda: hg.train(dataset=name)),
+        ("job", lambda: hg.get_loss(name)),
+        ("job", lambda: hg.cancel_job(name)),
+        ("model", lambda: hg.get_params(name)),
+        ("model", lambda: hg.save_params(name, "one")),
+        ("model", lambda: hg.upload_params(ARRAYS, name)),
+        ("dataset", lambda: hg.upload_dataset(tiny_folder, name)),
+        ("model", lambda: hg.evaluate(name)),
+    ]
+    for field, call in calls:
+        with pytest.raises(handgrad.InvalidArgumentError) as raised:
+            call()
+        assert raised.value.field == field

@@ -1,0 +1,177 @@
+"""Evaluate, and UploadDataset."""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import handgrad
+from handgrad.core.datasets import IDX_FILES
+from handgrad.server import datasets, service
+from handgrad.v1 import dataset_pb2
+from handgrad.v1 import training_service_pb2 as pb
+
+W, B = np.random.default_rng(1).normal(size=(3, 12)), np.random.default_rng(2).normal(size=(3, 1))
+
+
+def by_hand(folder: Path, files: tuple[str, str], divisor: float) -> tuple[float, Any]:
+    """Gives loss and confusion matrix of the affine network above."""
+    images = np.frombuffer((folder / files[0]).read_bytes(), np.uint8, offset=16).reshape(-1, 12) / divisor
+    labels = np.frombuffer((folder / files[1]).read_bytes(), np.uint8, offset=8)
+    logits = images @ W.astype(np.float32).T + B.astype(np.float32).T
+    logits -= logits.max(axis=1, keepdims=True)
+    log_y = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    confusion = np.zeros((3, 3), int)
+    np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
+    return -log_y[np.arange(len(labels)), labels].mean(), confusion
+
+
+@pytest.mark.parametrize(("pixels", "divisor"), [("raw", 1), ("unit", 255), (None, 1)])
+@pytest.mark.parametrize(("split", "files"), [("train", IDX_FILES[:2]), ("test", IDX_FILES[2:])])
+def test_it_is_what_numpy_computes(
+    hg: handgrad.Client, tiny: str, tiny_folder: Path, split: Any, files: Any, pixels: Any, divisor: float
+) -> None:
+    hg.upload_params({"W_1": W, "b_1": B}, "mine")
+    found = hg.evaluate("mine", dataset=tiny, split=split, pixels=pixels)
+    loss, confusion = by_hand(tiny_folder, files, divisor)
+    assert found.loss == pytest.approx(loss, rel=1e-4)
+    np.testing.assert_array_equal(found.confusion, confusion)
+    assert found.images == confusion.sum()
+    assert found.accuracy == pytest.approx(np.trace(confusion) / confusion.sum())
+    assert (found.version.model, found.version.version) == ("mine", 1)
+
+
+def test_pixels_are_those_of_the_training(hg: handgrad.Client, tiny: str) -> None:
+    job = hg.train(dataset=tiny, hidden=[4], batch_size=10, epochs=1, pixels="unit")
+    job.wait()
+    default, unit, raw = (hg.evaluate(job.model, dataset=tiny, pixels=pixels) for pixels in (None, "unit", "raw"))
+    assert default.loss == unit.loss != raw.loss
+
+
+def test_a_job_goes_on_while_it_is_evaluated(hg: handgrad.Client, tiny: str) -> None:
+    job = hg.train(dataset=tiny, hidden=[4], batch_size=10, epochs=100_000)
+    next(job.events())
+    hg.upload_params({"W_1": W, "b_1": B}, "mine")
+    during = [hg.evaluate("mine", dataset=tiny).loss for _ in range(20)]
+    first = len(hg.get_losses(job.name))
+    hg.evaluate(job.model, dataset=tiny)
+    job.cancel()
+    assert [*job.events()] is not None
+    assert job.info.iteration >= first > 0
+    assert set(during) == {hg.evaluate("mine", dataset=tiny).loss}
+
+
+def test_what_does_not_fit_or_exist_is_told(hg: handgrad.Client, tiny: str) -> None:
+    hg.upload_params({"W_1": W, "b_1": B}, "mine")
+    hg.upload_params({"W_1": W[:2], "b_1": B[:2]}, "narrow")
+    with pytest.raises(handgrad.InvalidArgumentError, match="784, the numbers of an image of data set mnist"):
+        hg.evaluate("mine")
+    with pytest.raises(handgrad.InvalidArgumentError, match="3 or more, the classes of data set tiny"):
+        hg.evaluate("narrow", dataset=tiny)
+    with pytest.raises(handgrad.NotFoundError, match="no data set 'nothing'; there are mnist, tiny"):
+        hg.evaluate("mine", dataset="nothing")
+    with pytest.raises(handgrad.NotFoundError, match="no version 7"):
+        hg.evaluate("mine", 7, dataset=tiny)
+    for field in ("split", "pixels"):
+        request = pb.EvaluateRequest(model="mine", dataset=tiny, **{field: 9})
+        with pytest.raises(handgrad.InvalidArgumentError) as raised, hg._errors():
+            hg._stub.Evaluate(request)
+        assert raised.value.field == field
+
+
+def test_a_fault_in_a_call_is_answered_without_its_secrets(
+    monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client, tiny: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a secret of the server")
+
+    hg.upload_params({"W_1": W, "b_1": B}, "mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "evaluate", fail)
+        with pytest.raises(handgrad.ServerError, match="the server has a fault") as raised:
+            hg.evaluate("mine", dataset=tiny)
+    assert "secret" not in str(raised.value)
+    assert hg.evaluate("mine", dataset=tiny).images == 20
+
+
+def test_a_data_set_is_described_and_named_by_its_content(hg: handgrad.Client, tiny_folder: Path) -> None:
+    named = hg.upload_dataset(tiny_folder, "tiny")
+    assert named == dataset_pb2.Dataset(dataset="tiny", train_images=65, test_images=20, rows=3, columns=4, classes=3)
+    assert hg.upload_dataset(tiny_folder, "tiny") == named
+    unnamed = hg.upload_dataset(tiny_folder).dataset
+    assert unnamed == hg.upload_dataset(tiny_folder).dataset
+    assert unnamed.startswith("dataset-")
+
+
+def test_gzipped_files_are_the_same_to_training(hg: handgrad.Client, tiny: str, tiny_folder: Path) -> None:
+    folder = tiny_folder.parent / "gzipped"
+    folder.mkdir()
+    for name in IDX_FILES:
+        (folder / f"{name}.gz").write_bytes(gzip.compress((tiny_folder / name).read_bytes()))
+    gzipped = hg.upload_dataset(folder, "gzipped").dataset
+    hashes = {hg.train(dataset=name, hidden=[4], batch_size=10).wait().params_sha256 for name in (tiny, gzipped)}
+    assert len(hashes) == 1
+
+
+def test_a_name_holds_one_data_set(hg: handgrad.Client, tiny: str, tiny_folder: Path) -> None:
+    labels = tiny_folder / IDX_FILES[1]
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\0")
+    for name in (tiny, "mnist"):
+        with pytest.raises(handgrad.AlreadyExistsError, match=f"the name {name} holds another data set"):
+            hg.upload_dataset(tiny_folder, name)
+
+
+def test_a_wrong_file_is_named(hg: handgrad.Client, tiny_folder: Path) -> None:
+    file = tiny_folder / IDX_FILES[2]
+    content = file.read_bytes()
+    for wrong, told in ((b"", "empty"), (content[:-1], "truncated"), (content[:7], "truncated")):
+        file.write_bytes(wrong)
+        with pytest.raises(handgrad.InvalidArgumentError, match=told) as raised:
+            hg.upload_dataset(tiny_folder)
+        assert raised.value.field == IDX_FILES[2]
+    file.unlink()
+    with pytest.raises(handgrad.InvalidArgumentError, match="missing") as raised:
+        hg.upload_dataset(tiny_folder)
+    assert raised.value.field == IDX_FILES[2]
+
+
+def upload(hg: handgrad.Client, *pieces: tuple[str, bytes]) -> None:
+    def requests() -> Iterator[pb.UploadDatasetRequest]:
+        for file, chunk in pieces:
+            yield pb.UploadDatasetRequest(file=file, chunk=chunk)
+
+    with hg._errors():
+        hg._stub.UploadDataset(requests())
+
+
+def test_an_unknown_file_is_refused_with_those_there_are(hg: handgrad.Client) -> None:
+    with pytest.raises(handgrad.InvalidArgumentError, match="one of train-images-idx3-ubyte") as raised:
+        upload(hg, ("../../etc/passwd", b"x"))
+    assert raised.value.field == "file"
+    with pytest.raises(handgrad.InvalidArgumentError, match="missing"):
+        upload(hg)
+
+
+def test_too_much_data_is_refused(monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client, tiny_folder: Path) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "MAX_UPLOAD_BYTES", 100)
+        with pytest.raises(handgrad.ExhaustedError, match="larger than 100 bytes together"):
+            hg.upload_dataset(tiny_folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "MAX_HELD_BYTES", 100)
+        with pytest.raises(handgrad.ExhaustedError, match="at most 100 are kept"):
+            hg.upload_dataset(tiny_folder)
+    hg.upload_dataset(tiny_folder)
+
+
+def test_the_device_keeps_the_splits_used_last(
+    monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client, tiny: str, tiny_folder: Path
+) -> None:
+    monkeypatch.setattr(datasets, "SPLITS_ON_DEVICE", 1)
+    other = hg.upload_dataset(tiny_folder).dataset
+    hg.upload_params({"W_1": W, "b_1": B}, "mine")
+    losses = {hg.evaluate("mine", dataset=name).loss for name in (tiny, other, tiny, other)}
+    assert len(losses) == 1

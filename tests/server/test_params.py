@@ -1,0 +1,170 @@
+"""GetParams, StreamParams, UploadParams: versions, sizes, and files that cannot be used."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import handgrad
+from handgrad.core import parameter_files
+from handgrad.server import models, service
+from handgrad.server.app import Server
+from handgrad.v1 import network_pb2, params_pb2
+from handgrad.v1 import training_service_pb2 as pb
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def arrays(widths: tuple[int, ...] = (12, 4, 3), seed: int = 0) -> Arrays:
+    generator = np.random.default_rng(seed)
+    found: Arrays = {}
+    for k, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        found[f"W_{k}"] = generator.normal(size=(outputs, inputs))
+        found[f"b_{k}"] = generator.normal(size=(outputs, 1))
+    return found
+
+
+def test_what_is_uploaded_is_given_back(hg: handgrad.Client) -> None:
+    uploaded = hg.upload_params(arrays(), "mine")
+    found = hg.get_params("mine")
+    assert found.version == uploaded
+    assert (uploaded.model, uploaded.version, uploaded.job, uploaded.size_bytes) == ("mine", 1, "", 67 * 4)
+    assert uploaded.pixels == network_pb2.PIXEL_SCALE_UNSPECIFIED
+    assert list(uploaded.network.hidden) == [4]
+    assert list(found.arrays) == ["W_1", "b_1", "W_2", "b_2"]
+    for name, array in arrays().items():
+        np.testing.assert_array_equal(found.arrays[name], array.astype(np.float32))
+
+
+def test_tensors_travel_as_type_shape_and_little_endian_bytes(hg: handgrad.Client) -> None:
+    hg.upload_params(arrays(), "mine")
+    tensors = hg._stub.GetParams(pb.GetParamsRequest(model="mine")).tensors
+    assert [tensor.name for tensor in tensors] == ["W_1", "b_1", "W_2", "b_2"]
+    assert [list(tensor.shape) for tensor in tensors] == [[4, 12], [4, 1], [3, 4], [3, 1]]
+    assert {tensor.data_type for tensor in tensors} == {params_pb2.DATA_TYPE_FLOAT32}
+    assert tensors[1].data == arrays()["b_1"].astype("<f4").tobytes()
+
+
+def test_a_model_without_a_name_gets_one(hg: handgrad.Client) -> None:
+    names = {hg.upload_params(arrays()).model for _ in range(3)}
+    assert len(names) == 3
+
+
+def test_versions_are_kept_and_then_forgotten(monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client) -> None:
+    monkeypatch.setattr(models, "VERSIONS_KEPT", 3)
+    hashes = [hg.upload_params(arrays(seed=seed), "mine").params_sha256 for seed in range(5)]
+    assert [hg.get_params("mine", number).version.params_sha256 for number in (3, 4, 5, 0)] == [*hashes[2:], hashes[4]]
+    for number in (1, 2, 6):
+        with pytest.raises(handgrad.NotFoundError, match=f"no version {number}; versions 3 to 5 are kept"):
+            hg.get_params("mine", number)
+    monkeypatch.setattr(models, "BYTES_KEPT", 300)
+    hg.upload_params(arrays(seed=9), "mine")
+    with pytest.raises(handgrad.NotFoundError, match="versions 6 to 6 are kept"):
+        hg.get_params("mine", 5)
+
+
+def test_large_params_come_in_chunks_and_no_message_is_over_4_mb(hg: handgrad.Client) -> None:
+    # 1,050,000 weights: 4.2 MB, more than gRPC receives by default.
+    hg.upload_params(arrays((1050, 1000)), "large")
+    reply = hg._stub.GetParams(pb.GetParamsRequest(model="large"))
+    assert not reply.inlined
+    assert {tensor.data for tensor in reply.tensors} == {b""}
+    chunks = [response.chunk for response in hg._stub.StreamParams(pb.StreamParamsRequest(model="large"))]
+    assert max(map(len, chunks)) == service.CHUNK_BYTES
+    assert sum(map(len, chunks)) == reply.params_version.size_bytes
+    # This verifies the hash.
+    np.testing.assert_array_equal(hg.get_params("large").arrays["W_1"], arrays((1050, 1000))["W_1"].astype(np.float32))
+
+
+def test_params_that_just_fit_come_inlined(hg: handgrad.Client) -> None:
+    # 3 MiB - 4 bytes.
+    hg.upload_params({"W_1": np.ones((1, 786_430)), "b_1": np.ones((1, 1))}, "fits")
+    assert hg._stub.GetParams(pb.GetParamsRequest(model="fits")).inlined
+    hg.upload_params({"W_1": np.ones((1, 786_432)), "b_1": np.ones((1, 1))}, "over")
+    assert not hg._stub.GetParams(pb.GetParamsRequest(model="over")).inlined
+
+
+def test_what_does_not_exist_is_told(hg: handgrad.Client) -> None:
+    hg.upload_params(arrays(), "mine")
+    with pytest.raises(handgrad.NotFoundError, match="no model 'yours'"):
+        hg.get_params("yours")
+    with pytest.raises(handgrad.NotFoundError, match="no version 2"):
+        hg.get_params("mine", 2)
+    with pytest.raises(handgrad.NotFoundError), hg._errors():
+        list(hg._stub.StreamParams(pb.StreamParamsRequest(model="yours")))
+    with pytest.raises(handgrad.InvalidArgumentError, match="got -1") as raised:
+        hg.get_params("mine", -1)
+    assert raised.value.field == "version"
+
+
+def test_an_uploaded_file_is_named_in_its_error(hg: handgrad.Client, tmp_path: Any) -> None:
+    file = tmp_path / "broken.npz"
+    file.write_bytes(b"PK nonsense")
+    with pytest.raises(handgrad.InvalidArgumentError, match=r"broken\.npz") as raised:
+        hg.upload_params(file, "mine")
+    assert raised.value.field == "broken.npz"
+    with pytest.raises(handgrad.NotFoundError):
+        hg.get_params("mine")
+
+
+def test_an_upload_without_anything_is_refused(hg: handgrad.Client) -> None:
+    with pytest.raises(handgrad.InvalidArgumentError, match="the file is empty"), hg._errors():
+        hg._stub.UploadParams(iter([]))
+
+
+def test_an_upload_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client) -> None:
+    monkeypatch.setattr(service, "MAX_FILE_BYTES", 1000)
+
+    def endless() -> Iterator[pb.UploadParamsRequest]:
+        for _ in range(10_000):
+            yield pb.UploadParamsRequest(chunk=b"\0" * 100)
+
+    with pytest.raises(handgrad.ExhaustedError, match="larger than 1000 bytes"), hg._errors():
+        hg._stub.UploadParams(endless())
+
+
+def test_a_model_keeps_its_network(hg: handgrad.Client) -> None:
+    hg.upload_params(arrays(), "mine")
+    with pytest.raises(handgrad.PreconditionError, match="mine has widths 12-4-3, not 12-5-3"):
+        hg.upload_params(arrays((12, 5, 3)), "mine")
+
+
+def test_a_model_that_is_being_trained_takes_nothing_else(hg: handgrad.Client, tiny: str) -> None:
+    hg.upload_params(arrays(), "mine")
+    hg.save_params("mine", "start")
+    job = hg.train(dataset=tiny, model="mine", epochs=100_000, batch_size=10)
+    for call in (lambda: hg.upload_params(arrays(), "mine"), lambda: hg.load_params("start", "mine")):
+        with pytest.raises(handgrad.PreconditionError, match=f"{job.name} is training model mine"):
+            call()
+    job.cancel()
+    assert [*job.events()] is not None
+    assert hg.load_params("start", "mine").version > 1
+
+
+def test_uploaded_params_are_trained_on(hg: handgrad.Client, tiny: str) -> None:
+    start = hg.upload_params(arrays(), "mine")
+    job = hg.train(dataset=tiny, model="mine", epochs=1, batch_size=10, learning_rate=1e-6)
+    job.wait()
+    # So small a step leaves them nearly where they were.
+    np.testing.assert_allclose(job.params().arrays["W_1"], arrays()["W_1"], atol=1e-2)
+    assert job.params(1).version.params_sha256 == start.params_sha256
+    assert job.info.config.pixels == network_pb2.PIXEL_SCALE_RAW
+
+
+def test_versions_are_read_while_a_job_trains(server: Server, hg: handgrad.Client, tiny: str) -> None:
+    job = hg.train(dataset=tiny, model="mine", epochs=100_000, batch_size=10, hidden=[8], publish_every_iterations=1)
+    next(job.events())
+    seen = []
+    with handgrad.connect(server.address) as other:
+        for _ in range(200):
+            # get_params verifies that each answer is one whole version.
+            seen.append(other.get_params("mine").version.version)
+    job.cancel()
+    assert seen == sorted(seen)
+    assert seen[-1] > seen[0]
+
+
+def test_the_limit_of_a_file_is_that_of_the_largest_network() -> None:
+    assert parameter_files.MAX_FILE_BYTES == service.MAX_FILE_BYTES

@@ -1,0 +1,271 @@
+"""Train, CancelJob, GetLoss: jobs through a real server and the real client."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import handgrad
+from handgrad.core import training
+from handgrad.server import service, worker
+from handgrad.server.app import Server
+from handgrad.v1 import job_pb2, network_pb2
+from handgrad.v1 import training_service_pb2 as pb
+
+# On the data set `tiny`: 7 iterations an epoch, the last one of 5 images.
+SETTINGS: dict[str, Any] = {"hidden": [4], "batch_size": 10, "learning_rate": 0.1, "pixels": "unit"}
+LONG: dict[str, Any] = SETTINGS | {"epochs": 100_000}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen within 30 s")
+
+
+def test_the_stream_tells_everything_in_order(hg: handgrad.Client, tiny: str) -> None:
+    request = pb.TrainRequest(
+        dataset=tiny, network=network_pb2.Network(hidden=[4]), batch_size=10, epochs=3, learning_rate=0.1
+    )
+    responses = list(hg._stub.Train(request))
+    kinds = [response.WhichOneof("event") for response in responses]
+    assert kinds[0] == "accepted"
+    assert kinds[-1] == "finished"
+    assert kinds.count("accepted") == kinds.count("finished") == 1
+    assert [response.epoch.epoch for response in responses if response.HasField("epoch")] == [1, 2, 3]
+    iterations = [response.progress.iteration for response in responses if response.HasField("progress")]
+    assert iterations == sorted(set(iterations))
+    assert iterations[-1] == 21
+
+    accepted, finished = responses[0].accepted, responses[-1].finished
+    assert accepted.job == finished.job
+    assert accepted.config == finished.config
+    config = finished.config
+    assert (config.network.inputs, list(config.network.hidden), config.network.outputs) == (12, [4], 3)
+    assert (config.batch_size, config.epochs, config.learning_rate, config.seed) == (10, 3, 0.1, 0)
+    assert config.pixels == network_pb2.PIXEL_SCALE_RAW
+    assert finished.state == job_pb2.JOB_STATE_SUCCEEDED
+    assert (finished.iteration, finished.iterations, finished.iterations_per_epoch) == (21, 21, 7)
+    assert finished.create_time.ToNanoseconds() <= finished.start_time.ToNanoseconds()
+    assert finished.start_time.ToNanoseconds() < finished.end_time.ToNanoseconds()
+
+
+def test_versions_are_published_before_the_first_iteration_and_at_each_epochs_end(
+    hg: handgrad.Client, tiny: str
+) -> None:
+    job = hg.train(dataset=tiny, epochs=2, **SETTINGS)
+    assert job.wait().version == 3
+    versions = [hg.get_params(job.model, number).version for number in (1, 2, 3)]
+    assert [version.iteration for version in versions] == [0, 7, 14]
+    assert not versions[0].HasField("loss")
+    losses = job.losses()
+    assert [version.loss for version in versions[1:]] == pytest.approx([losses[6], losses[13]])
+    assert {version.job for version in versions} == {job.name}
+    assert job.info.params_sha256 == versions[2].params_sha256
+    assert len({version.params_sha256 for version in versions}) == 3
+
+
+def test_params_are_published_as_often_as_asked(hg: handgrad.Client, tiny: str) -> None:
+    job = hg.train(dataset=tiny, epochs=2, publish_every_iterations=3, **SETTINGS)
+    last = job.wait().version
+    iterations = [hg.get_params(job.model, number).version.iteration for number in range(1, last + 1)]
+    assert iterations == [0, 3, 6, 7, 9, 12, 14]
+
+
+def test_two_servers_give_the_same_bits(hg: handgrad.Client, tiny: str, tmp_path: Any, tiny_folder: Any) -> None:
+    first = hg.train(dataset=tiny, epochs=2, seed=3, **SETTINGS).wait()
+    again = hg.train(dataset=tiny, epochs=2, seed=3, publish_every_iterations=2, **SETTINGS).wait()
+    other = Server("127.0.0.1:0", tmp_path / "other")
+    try:
+        with handgrad.connect(other.address) as elsewhere:
+            dataset = elsewhere.upload_dataset(tiny_folder).dataset
+            second = elsewhere.train(dataset=dataset, epochs=2, seed=3, **SETTINGS).wait()
+            different = elsewhere.train(dataset=dataset, epochs=2, seed=4, **SETTINGS).wait()
+    finally:
+        other.stop()
+    assert first.params_sha256 == again.params_sha256 == second.params_sha256
+    assert different.params_sha256 != first.params_sha256
+
+
+def test_a_model_that_exists_is_trained_on(hg: handgrad.Client, tiny: str) -> None:
+    hg.train(dataset=tiny, model="digits", epochs=2, **SETTINGS).wait()
+    # Without a network and pixels: those of the model.
+    info = hg.train(dataset=tiny, model="digits", epochs=1, batch_size=10, learning_rate=0.1).wait()
+    assert info.version == 4
+    assert list(info.config.network.hidden) == [4]
+    assert info.config.pixels == network_pb2.PIXEL_SCALE_UNIT
+    before, after = hg.get_params("digits", 3), hg.get_params("digits", 4)
+    assert not np.array_equal(before.arrays["W_1"], after.arrays["W_1"])
+    np.testing.assert_allclose(before.arrays["W_1"], after.arrays["W_1"], atol=0.2)
+    with pytest.raises(handgrad.PreconditionError, match="digits has widths 12-4-3, not 12-5-3"):
+        hg.train(dataset=tiny, model="digits", hidden=[5], batch_size=10)
+
+
+def test_jobs_run_in_the_order_in_which_they_came(hg: handgrad.Client, tiny: str) -> None:
+    jobs = [hg.train(dataset=tiny, epochs=50, **SETTINGS) for _ in range(3)]
+    infos = [job.wait() for job in jobs]
+    for earlier, later in zip(infos, infos[1:], strict=False):
+        assert earlier.end_time.ToNanoseconds() <= later.start_time.ToNanoseconds()
+
+
+def test_a_run_that_diverges_fails_and_keeps_its_last_finite_params(hg: handgrad.Client, tiny: str) -> None:
+    # The loss itself stays finite at any finite params; a step of this size leaves float32's range.
+    job = hg.train(dataset=tiny, hidden=[], learning_rate=1e38, batch_size=10, publish_every_iterations=1, epochs=3)
+    with pytest.raises(handgrad.JobFailedError, match=r"diverged.*iteration \d+.*smaller learning_rate") as raised:
+        job.wait()
+    info = raised.value.job
+    assert info.state == job_pb2.JOB_STATE_FAILED
+    assert f"version {info.version} holds the last finite params" in info.error
+    assert all(np.isfinite(array).all() for array in job.params().arrays.values())
+    assert hg.train(dataset=tiny, epochs=1, **SETTINGS).wait().state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+def test_a_running_job_is_cancelled_and_keeps_what_it_published(hg: handgrad.Client, tiny: str) -> None:
+    job = hg.train(dataset=tiny, **LONG)
+    next(event for event in job.events() if isinstance(event, job_pb2.Epoch))
+    job.cancel()
+    with pytest.raises(handgrad.JobCancelledError, match="CancelJob") as raised:
+        job.wait()
+    assert raised.value.job.state == job_pb2.JOB_STATE_CANCELLED
+    assert job.params().version.version == raised.value.job.version >= 2
+    # Once more, and after its end: nothing changes.
+    assert hg.cancel_job(job.name).end_time == raised.value.job.end_time
+
+
+def test_a_waiting_job_is_cancelled_at_once(hg: handgrad.Client, tiny: str) -> None:
+    running, waiting = hg.train(dataset=tiny, **LONG), hg.train(dataset=tiny, **LONG)
+    waiting.cancel()
+    with pytest.raises(handgrad.JobCancelledError) as raised:
+        waiting.wait()
+    assert not raised.value.job.HasField("start_time")
+    assert hg.get_loss(running.name).job.state == job_pb2.JOB_STATE_RUNNING
+    running.cancel()
+
+
+def test_a_job_goes_on_when_its_caller_goes_away(server: Server, hg: handgrad.Client, tiny: str) -> None:
+    with handgrad.connect(server.address) as other:
+        name = other.train(dataset=tiny, epochs=300, **SETTINGS).name
+    wait_until(lambda: hg.get_loss(name).job.state == job_pb2.JOB_STATE_SUCCEEDED)
+    assert len(hg.get_losses(name)) == 2100
+
+
+def test_a_full_queue_is_told(monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client, tiny: str) -> None:
+    monkeypatch.setattr(worker, "MAX_QUEUED_JOBS", 1)
+    running = hg.train(dataset=tiny, **LONG)
+    wait_until(lambda: hg.get_loss(running.name).job.state == job_pb2.JOB_STATE_RUNNING)
+    waiting = hg.train(dataset=tiny, **LONG)
+    with pytest.raises(handgrad.ExhaustedError, match="waiting already"):
+        hg.train(dataset=tiny, **LONG)
+    waiting.cancel()
+    running.cancel()
+
+
+def test_more_streams_than_there_are_threads_for_are_refused(hg: handgrad.Client, tiny: str) -> None:
+    jobs = [hg.train(dataset=tiny, **LONG) for _ in range(service.MAX_STREAMS)]
+    with pytest.raises(handgrad.ExhaustedError, match="streams are open"):
+        hg.train(dataset=tiny, **LONG)
+    # Calls without a stream are still answered.
+    assert hg.get_loss(jobs[0].name).job.job == jobs[0].name
+    for job in reversed(jobs):
+        job.cancel()
+    for job in jobs:
+        assert [*job.events()] is not None
+        assert job.info.state == job_pb2.JOB_STATE_CANCELLED
+    hg.train(dataset=tiny, epochs=1, **SETTINGS).wait()
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"preset": "rapport"}, "preset"),
+        ({"model": "a/b"}, "model"),
+        ({"dataset": "../tiny"}, "dataset"),
+        ({"hidden": [0]}, "network.hidden[0]"),
+        ({"hidden": [5, 10**9]}, "network.hidden[1]"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 66}, "batch_size"),
+        ({"epochs": -1}, "epochs"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"learning_rate": -0.5}, "learning_rate"),
+        ({"seed": -1}, "seed"),
+        ({"publish_every_iterations": -1}, "publish_every_iterations"),
+    ],
+)
+def test_a_wrong_setting_is_named(hg: handgrad.Client, tiny: str, settings: dict[str, Any], field: str) -> None:
+    with pytest.raises(handgrad.InvalidArgumentError) as raised:
+        hg.train(**({"dataset": tiny, "batch_size": 10} | settings))
+    assert raised.value.field == field
+    assert str(raised.value).startswith(f"{field}: ")
+
+
+def test_a_network_that_does_not_fit_the_data_set_is_refused(hg: handgrad.Client, tiny: str) -> None:
+    for network, field in (
+        (network_pb2.Network(inputs=13), "network.inputs"),
+        (network_pb2.Network(outputs=2), "network.outputs"),
+    ):
+        with pytest.raises(handgrad.InvalidArgumentError) as raised, hg._errors():
+            list(hg._stub.Train(pb.TrainRequest(dataset=tiny, network=network)))
+        assert raised.value.field == field
+
+
+def test_what_does_not_exist_is_told(hg: handgrad.Client) -> None:
+    with pytest.raises(handgrad.NotFoundError, match=r"no data set 'nothing'; there are mnist"):
+        hg.train(dataset="nothing")
+    for call in (hg.get_loss, hg.cancel_job):
+        with pytest.raises(handgrad.NotFoundError, match="no job 'job-9'"):
+            call("job-9")
+
+
+def test_losses_are_given_for_any_range(monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client, tiny: str) -> None:
+    job = hg.train(dataset=tiny, epochs=3, **SETTINGS)
+    job.wait()
+    losses = job.losses()
+    assert losses.shape == (21,)
+    for skip, limit in ((0, 0), (0, 5), (5, 5), (20, 5), (21, 1), (10**12, 1), (3, 10**12)):
+        reply = hg.get_loss(job.name, skip=skip, limit=limit)
+        np.testing.assert_array_equal(np.float32(reply.losses), losses[skip:][: limit or None])
+        np.testing.assert_array_equal(hg.get_losses(job.name, skip=skip, limit=limit), losses[skip:][:limit])
+    epochs = hg.get_loss(job.name, limit=1).epochs
+    # Six mini-batches of ten images and one of five.
+    weights = np.array([10] * 6 + [5])
+    means = [np.average(part, weights=weights) for part in losses.reshape(3, 7)]
+    assert [epoch.mean_loss for epoch in epochs] == pytest.approx(means, rel=1e-6)
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
+    monkeypatch.setattr(service, "LOSSES_PER_REPLY", 4)
+    np.testing.assert_array_equal(job.losses(), losses)
+    np.testing.assert_array_equal(hg.get_losses(job.name, skip=2, limit=9), losses[2:11])
+    for field in ("skip", "limit"):
+        with pytest.raises(handgrad.InvalidArgumentError) as raised:
+            hg.get_loss(job.name, **{field: -1})
+        assert raised.value.field == field
+
+
+def test_a_fault_of_the_server_fails_the_job_and_not_the_server(
+    monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client, tiny: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a secret of the server")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", fail)
+        with pytest.raises(handgrad.JobFailedError, match="the server has a fault") as raised:
+            hg.train(dataset=tiny, epochs=1, **SETTINGS).wait()
+        assert "secret" not in raised.value.job.error
+    hg.train(dataset=tiny, epochs=1, **SETTINGS).wait()
+
+
+def test_stopping_the_server_ends_every_job(tmp_path: Any, tiny_folder: Any) -> None:
+    server = Server("127.0.0.1:0", tmp_path / "data")
+    with handgrad.connect(server.address) as hg:
+        hg.upload_dataset(tiny_folder, "tiny")
+        jobs = [hg.train(dataset="tiny", **LONG) for _ in range(3)]
+        server.stop()
+        for job in jobs:
+            with pytest.raises(handgrad.JobCancelledError, match="the server is stopping"):
+                job.wait()
+        with pytest.raises(handgrad.UnavailableError):
+            hg.get_loss(jobs[0].name)
