@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -191,7 +191,13 @@ class Client:
 
         Returns:
             `[iterations]`, float32.
+
+        Raises:
+            NotFoundError: There is no such job.
+            InvalidArgumentError: `skip` or `limit` is negative.
         """
+        if limit is not None and limit < 0:
+            raise errors.InvalidArgumentError(f"limit: 0 or more; got {limit}", "limit")
         pages: list[NDArray[np.float32]] = []
         found = 0
         while limit is None or found < limit:
@@ -282,17 +288,20 @@ class Client:
             OSError: The folder or a file cannot be read.
         """
         there = {path.name: path for path in Path(folder).iterdir()}
-        found = [there.get(file) or there.get(f"{file}.gz") for file in IDX_FILES]
+        paths = [there.get(file) or there.get(f"{file}.gz") for file in IDX_FILES]
         first = _message(pb.UploadDatasetRequest, dataset=name)
+        with ExitStack() as stack:
+            # All are opened before any is sent, while an error can still reach the caller.
+            files = [(path.name, stack.enter_context(path.open("rb"))) for path in paths if path]
 
-        def requests() -> Iterator[pb.UploadDatasetRequest]:
-            for file in filter(None, found):
-                # One without bytes, so that the server hears of an empty file too.
-                yield pb.UploadDatasetRequest(dataset=first.dataset, file=file.name)
-                for chunk in _chunks(file.read_bytes()):
-                    yield pb.UploadDatasetRequest(file=file.name, chunk=chunk)
+            def requests() -> Iterator[pb.UploadDatasetRequest]:
+                for file, content in files:
+                    # One without bytes, so that the server hears of an empty file too.
+                    yield pb.UploadDatasetRequest(dataset=first.dataset, file=file)
+                    while chunk := content.read(CHUNK_BYTES):
+                        yield pb.UploadDatasetRequest(file=file, chunk=chunk)
 
-        return self._call(self._stub.UploadDataset, requests()).dataset
+            return self._call(self._stub.UploadDataset, requests()).dataset
 
     def evaluate(
         self, model: str, version: int = 0, *, dataset: str = "", split: Split = "test", pixels: Pixels | None = None
@@ -336,6 +345,8 @@ class Client:
             if isinstance(error, errors.UnavailableError):
                 fault = self._server.fault() if self._server else ""
                 error = errors.UnavailableError(fault or f"the server at {self.address} does not answer: {error}")
+            elif isinstance(error, errors.DeadlineError):
+                error = errors.DeadlineError(f"the server at {self.address} did not answer in time")
             raise error from rpc_error
 
     def _check_health(self) -> None:

@@ -16,6 +16,9 @@ Params: TypeAlias = tuple[LayerParams, ...]
 """One dictionary a layer: `{"W": [outputs, inputs], "b": [outputs]}` for an affine one, empty where none is learned."""
 
 MAX_WIDTH = 65_536
+MAX_OUTPUTS = 256
+"""A label is a byte."""
+
 MAX_LAYERS = 64
 MAX_PARAMETERS = 100_000_000
 
@@ -107,7 +110,7 @@ def fully_connected(inputs: int, hidden: tuple[int, ...], outputs: int) -> Netwo
     Args:
         inputs: Numbers of one example, 1 or more.
         hidden: Width of each hidden layer, each 1 to MAX_WIDTH. Empty for softmax regression.
-        outputs: Number of classes, 1 or more.
+        outputs: Number of classes, 1 to MAX_OUTPUTS.
 
     Raises:
         InvalidInputError: A width is out of range, or the network has too many layers or parameters; the field is
@@ -116,7 +119,7 @@ def fully_connected(inputs: int, hidden: tuple[int, ...], outputs: int) -> Netwo
     for field, width, most in (
         ("network.inputs", inputs, 2**24),
         *((f"network.hidden[{i}]", width, MAX_WIDTH) for i, width in enumerate(hidden)),
-        ("network.outputs", outputs, MAX_WIDTH),
+        ("network.outputs", outputs, MAX_OUTPUTS),
     ):
         if not 1 <= width <= most:
             raise InvalidInputError(field, f"a width is from 1 to {most}; got {width}")

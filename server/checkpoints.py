@@ -11,7 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 from handgrad.core.config import Pixels
 from handgrad.core.errors import InvalidInputError
@@ -23,6 +23,8 @@ from handgrad.server.models import Arrays, Version, joined, sha256
 log = logging.getLogger(__name__)
 
 _PARTIAL = ".partial-"
+# The last that a Timestamp holds, in seconds since 1970.
+_YEAR_9999 = 253_402_300_799
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -101,13 +103,15 @@ class Checkpoints:
             network, arrays = check_named_arrays(read(content, name), name)
             metadata = read_metadata(self._path(name))
             expected, save_time = metadata["sha256"], float(metadata["save_time"])
+            pixels = metadata["pixels"] or None
+            if pixels not in (None, *get_args(Pixels)) or not 0 <= save_time < _YEAR_9999:
+                raise InvalidInputError(name, "its header is not one that was saved")
         except (InvalidInputError, KeyError, ValueError) as error:
             raise DamagedError(f"checkpoint {name} is damaged: {error}") from error
         found = sha256(joined(arrays))
         if found != expected:
             raise DamagedError(f"checkpoint {name} is damaged: its params have SHA-256 {found}, saved was {expected}")
-        pixels = cast("Pixels | None", metadata.get("pixels") or None)
-        return Checkpoint(name, network, arrays, pixels, found, save_time)
+        return Checkpoint(name, network, arrays, cast("Pixels | None", pixels), found, save_time)
 
     def _write(self, name: str, content: bytes) -> bool:
         """Writes a file whole, or not at all; says whether it was written or the name was taken."""

@@ -43,12 +43,11 @@ class TrainSettings:
 
 
 def plan(settings: TrainSettings, models: Models, datasets: Datasets) -> JobRequest:
-    """Fills in a caller's settings, checks all of them, and reserves the model.
+    """Fills in a caller's settings, and checks all of them but whether the model has another network.
 
     Raises:
         InvalidInputError: A setting is out of its range, or the network does not fit the data set.
         NotFoundError: There is no such data set.
-        PreconditionError: The model exists with another network.
     """
     start = preset(settings.preset)
     data = datasets.get(settings.dataset)
@@ -62,7 +61,7 @@ def plan(settings: TrainSettings, models: Models, datasets: Datasets) -> JobRequ
     config = replace(start.config, pixels=pixels, **settings.overrides)
     train_images = len(data.train.labels)
     config.check(network, train_images)
-    return JobRequest(models.reserve(settings.model, network), settings.dataset, network, config, train_images)
+    return JobRequest(settings.model, settings.dataset, network, config, train_images)
 
 
 def check_fit(network: Network, inputs: int, classes: int, dataset: str) -> None:

@@ -57,9 +57,13 @@ class Worker:
         self._thread.join()
 
     def submit(self, request: JobRequest) -> Job:
-        """Puts a job in the queue.
+        """Puts a job in the queue, and makes its model if it does not exist.
+
+        Args:
+            request: What to run. An empty model stands for a new one with a name of the server's.
 
         Raises:
+            PreconditionError: The model exists with another network.
             ExhaustedError: MAX_QUEUED_JOBS wait already.
             StoppingError: The server is stopping.
         """
@@ -68,7 +72,8 @@ class Worker:
                 raise StoppingError("the server is stopping")
             if len(self._queue) >= MAX_QUEUED_JOBS:
                 raise ExhaustedError(f"{MAX_QUEUED_JOBS} jobs are waiting already; try again when some have ended")
-            job = self._jobs.add(request)
+            model = self._models.reserve(request.model, request.network)
+            job = self._jobs.add(replace(request, model=model))
             self._queue.append(job)
             self._wake.notify()
             return job

@@ -43,8 +43,7 @@ def loss(
         for iteration, value in enumerate(losses.tolist(), start=skip + 1):
             if not json_lines:
                 output.say(f"{iteration}\t{value}")
-            # JSON has no NaN: a run that diverged ends with null.
-            output.emit("iteration", iteration=iteration, loss=value if np.isfinite(value) else None)
+            output.emit("iteration", iteration=iteration, loss=value)
     if plot:
         per_epoch = reply.job.iterations_per_epoch
         plot_losses(plot, losses, reply.epochs, iterations_per_epoch=per_epoch, skip=skip)

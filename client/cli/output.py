@@ -1,6 +1,7 @@
 """What a command says: to people, and with --json to programs."""
 
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,10 @@ class Output:
         click.echo(text, file=self.stream)
 
     def emit(self, event: str, **values: Any) -> None:
-        """Tells a program something, if one listens."""
+        """Tells a program something, if one listens. A number that JSON does not have, NaN or infinity, is null."""
         if self.json_lines:
-            click.echo(json.dumps({"event": event, **values}, allow_nan=False))
+            told = {name: None if _is_no_number(value) else value for name, value in values.items()}
+            click.echo(json.dumps({"event": event, **told}, allow_nan=False))
 
     def is_terminal(self) -> bool:
         """Says whether a person's terminal shows what is said."""
@@ -36,3 +38,7 @@ class Output:
         from rich.console import Console  # noqa: PLC0415 - it takes a while to import, and a pipe needs none
 
         return Console(file=self.stream, highlight=False)
+
+
+def _is_no_number(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

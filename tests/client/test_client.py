@@ -217,7 +217,7 @@ def test_params_are_uploaded_from_arrays_and_from_both_kinds_of_files(hg: handgr
         hg.get_params(first.model).save(file)
     # As numpy writes them for the report's program: float64.
     np.savez(tmp_path / "report.npz", **ARRAYS)
-    sources = [files[0], str(files[1]), tmp_path / "report.npz"]
+    sources: list[str | Path] = [files[0], str(files[1]), tmp_path / "report.npz"]
     uploaded = [hg.upload_params(source, "mine") for source in sources]
     assert [version.version for version in uploaded] == [1, 2, 3]
     assert {version.params_sha256 for version in uploaded} == {first.params_sha256}

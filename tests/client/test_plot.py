@@ -1,8 +1,8 @@
 """The plot: what is drawn, and where it is written."""
 
 import importlib.util
+import xml.etree.ElementTree as ET
 from pathlib import Path
-from xml.etree import ElementTree
 
 import matplotlib.figure
 import numpy as np
@@ -44,17 +44,17 @@ def test_it_shows_losses_running_mean_and_epochs(tmp_path: Path, drawn: list[Axe
     assert labels == ["each iteration", "running mean of 30 iterations", "mean of each epoch"]
     np.testing.assert_array_equal(each.get_xdata(), np.arange(1, 601))
     np.testing.assert_array_equal(each.get_ydata(), LOSSES)
-    np.testing.assert_allclose(np.asarray(running.get_ydata())[0], LOSSES[:30].mean())
-    np.testing.assert_allclose(np.asarray(running.get_xdata())[[0, -1]], [15.5, 585.5])
-    np.testing.assert_allclose(epochs.get_xdata(), [100.5, 300.5, 500.5])
-    np.testing.assert_allclose(epochs.get_ydata(), [epoch.mean_loss for epoch in EPOCHS])
+    np.testing.assert_allclose(np.array(running.get_ydata(), float)[0], LOSSES[:30].mean())
+    np.testing.assert_allclose(np.array(running.get_xdata(), float)[[0, -1]], [15.5, 585.5])
+    np.testing.assert_allclose(np.array(epochs.get_xdata(), float), [100.5, 300.5, 500.5])
+    np.testing.assert_allclose(np.array(epochs.get_ydata(), float), [epoch.mean_loss for epoch in EPOCHS])
 
 
 def test_a_part_of_a_run_stands_where_it_belongs(tmp_path: Path, drawn: list[Axes]) -> None:
     plot_losses(tmp_path / "loss.png", LOSSES[250:550], EPOCHS, iterations_per_epoch=200, skip=250)
     each, _, epochs = drawn[0].get_lines()
-    np.testing.assert_array_equal(np.asarray(each.get_xdata())[[0, -1]], [251, 550])
-    np.testing.assert_allclose(epochs.get_xdata(), [300.5, 500.5])
+    np.testing.assert_array_equal(np.array(each.get_xdata(), float)[[0, -1]], [251, 550])
+    np.testing.assert_allclose(np.array(epochs.get_xdata(), float), [300.5, 500.5])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_any_run_can_be_drawn(tmp_path: Path, losses: list[float]) -> None:
 def test_an_svg_is_one_and_stays_small(tmp_path: Path) -> None:
     file = tmp_path / "loss.svg"
     plot_losses(file, np.random.default_rng(0).random(50_000), [], iterations_per_epoch=600)
-    assert ElementTree.parse(file).getroot().tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - our own file
+    assert ET.parse(file).getroot().tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - our own file
     # Every loss as a point of a path would take 1 MB.
     assert file.stat().st_size < 400_000
 

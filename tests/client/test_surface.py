@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import grpc
 import pytest
 
 import handgrad
@@ -63,7 +64,7 @@ def test_the_tables_of_errors_mirror_each_other() -> None:
     sent = {code: NAMES.get(kind.__name__, kind.__name__) for kind, code in server_errors.STATUS_CODES.items()}
     received = {code: kind.__name__ for code, kind in errors.ERRORS.items()}
     # The deadline is the client's own: nothing the server raises.
-    assert received == sent | {errors.grpc.StatusCode.DEADLINE_EXCEEDED: "DeadlineError"}
+    assert received == sent | {grpc.StatusCode.DEADLINE_EXCEEDED: "DeadlineError"}
 
 
 def test_every_error_of_the_server_has_a_status() -> None:
@@ -73,16 +74,14 @@ def test_every_error_of_the_server_has_a_status() -> None:
 
 
 def test_the_tree_in_the_modules_words_is_that_of_the_classes() -> None:
-    raised = {
-        name: kind for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)
-    }
+    raised = {name: kind for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)}
     assert errors.__doc__
     told = re.findall(r"^([│ ├└─]*)(\w+Error)\b", errors.__doc__, re.MULTILINE)
     assert {name for _, name in told} == raised.keys()
     branch: list[str] = []
     for indent, name in told:
         depth = len(indent) // 4
-        parent = [*branch[:depth], "Exception"][-1 if depth == 0 else depth - 1]
+        parent = branch[depth - 1] if depth else "Exception"
         assert parent in {base.__name__ for base in raised[name].__bases__}, name
         branch[depth:] = [name]
     assert {name for name in raised if name not in handgrad.__all__} == set()

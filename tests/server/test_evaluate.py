@@ -59,7 +59,7 @@ def test_a_job_goes_on_while_it_is_evaluated(hg: handgrad.Client, tiny: str) -> 
     first = len(hg.get_losses(job.name))
     hg.evaluate(job.model, dataset=tiny)
     job.cancel()
-    assert [*job.events()] is not None
+    list(job.events())
     assert job.info.iteration >= first > 0
     assert set(during) == {hg.evaluate("mine", dataset=tiny).loss}
 
@@ -76,7 +76,8 @@ def test_what_does_not_fit_or_exist_is_told(hg: handgrad.Client, tiny: str) -> N
     with pytest.raises(handgrad.NotFoundError, match="no version 7"):
         hg.evaluate("mine", 7, dataset=tiny)
     for field in ("split", "pixels"):
-        request = pb.EvaluateRequest(model="mine", dataset=tiny, **{field: 9})
+        unknown: dict[str, Any] = {field: 9}
+        request = pb.EvaluateRequest(model="mine", dataset=tiny, **unknown)
         with pytest.raises(handgrad.InvalidArgumentError) as raised, hg._errors():
             hg._stub.Evaluate(request)
         assert raised.value.field == field

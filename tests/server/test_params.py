@@ -1,6 +1,7 @@
 """GetParams, StreamParams, UploadParams: versions, sizes, and files that cannot be used."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,6 @@ import pytest
 from numpy.typing import NDArray
 
 import handgrad
-from handgrad.core import parameter_files
 from handgrad.server import models, service
 from handgrad.server.app import Server
 from handgrad.v1 import network_pb2, params_pb2
@@ -20,7 +20,7 @@ Arrays = dict[str, NDArray[Any]]
 def arrays(widths: tuple[int, ...] = (12, 4, 3), seed: int = 0) -> Arrays:
     generator = np.random.default_rng(seed)
     found: Arrays = {}
-    for k, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+    for k, (inputs, outputs) in enumerate(pairwise(widths), start=1):
         found[f"W_{k}"] = generator.normal(size=(outputs, inputs))
         found[f"b_{k}"] = generator.normal(size=(outputs, 1))
     return found
@@ -135,11 +135,15 @@ def test_a_model_that_is_being_trained_takes_nothing_else(hg: handgrad.Client, t
     hg.upload_params(arrays(), "mine")
     hg.save_params("mine", "start")
     job = hg.train(dataset=tiny, model="mine", epochs=100_000, batch_size=10)
-    for call in (lambda: hg.upload_params(arrays(), "mine"), lambda: hg.load_params("start", "mine")):
+    calls: list[Callable[[], object]] = [
+        lambda: hg.upload_params(arrays(), "mine"),
+        lambda: hg.load_params("start", "mine"),
+    ]
+    for call in calls:
         with pytest.raises(handgrad.PreconditionError, match=f"{job.name} is training model mine"):
             call()
     job.cancel()
-    assert [*job.events()] is not None
+    list(job.events())
     assert hg.load_params("start", "mine").version > 1
 
 
@@ -156,15 +160,12 @@ def test_uploaded_params_are_trained_on(hg: handgrad.Client, tiny: str) -> None:
 def test_versions_are_read_while_a_job_trains(server: Server, hg: handgrad.Client, tiny: str) -> None:
     job = hg.train(dataset=tiny, model="mine", epochs=100_000, batch_size=10, hidden=[8], publish_every_iterations=1)
     next(job.events())
-    seen = []
     with handgrad.connect(server.address) as other:
-        for _ in range(200):
-            # get_params verifies that each answer is one whole version.
+        seen = [0]
+        # While the loop is compiled, nothing is published.
+        while seen[-1] < 50 and len(seen) < 50_000:
+            # This verifies that each answer is one whole version.
             seen.append(other.get_params("mine").version.version)
     job.cancel()
     assert seen == sorted(seen)
-    assert seen[-1] > seen[0]
-
-
-def test_the_limit_of_a_file_is_that_of_the_largest_network() -> None:
-    assert parameter_files.MAX_FILE_BYTES == service.MAX_FILE_BYTES
+    assert seen[-1] >= 50

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_a_model_that_exists_is_trained_on(hg: handgrad.Client, tiny: str) -> No
 def test_jobs_run_in_the_order_in_which_they_came(hg: handgrad.Client, tiny: str) -> None:
     jobs = [hg.train(dataset=tiny, epochs=50, **SETTINGS) for _ in range(3)]
     infos = [job.wait() for job in jobs]
-    for earlier, later in zip(infos, infos[1:], strict=False):
+    for earlier, later in pairwise(infos):
         assert earlier.end_time.ToNanoseconds() <= later.start_time.ToNanoseconds()
 
 
@@ -173,7 +174,7 @@ def test_more_streams_than_there_are_threads_for_are_refused(hg: handgrad.Client
     for job in reversed(jobs):
         job.cancel()
     for job in jobs:
-        assert [*job.events()] is not None
+        list(job.events())
         assert job.info.state == job_pb2.JOB_STATE_CANCELLED
     hg.train(dataset=tiny, epochs=1, **SETTINGS).wait()
 
@@ -196,8 +197,9 @@ def test_more_streams_than_there_are_threads_for_are_refused(hg: handgrad.Client
     ],
 )
 def test_a_wrong_setting_is_named(hg: handgrad.Client, tiny: str, settings: dict[str, Any], field: str) -> None:
+    arguments: dict[str, Any] = {"dataset": tiny, "batch_size": 10} | settings
     with pytest.raises(handgrad.InvalidArgumentError) as raised:
-        hg.train(**({"dataset": tiny, "batch_size": 10} | settings))
+        hg.train(**arguments)
     assert raised.value.field == field
     assert str(raised.value).startswith(f"{field}: ")
 
@@ -227,7 +229,7 @@ def test_losses_are_given_for_any_range(monkeypatch: pytest.MonkeyPatch, hg: han
     assert losses.shape == (21,)
     for skip, limit in ((0, 0), (0, 5), (5, 5), (20, 5), (21, 1), (10**12, 1), (3, 10**12)):
         reply = hg.get_loss(job.name, skip=skip, limit=limit)
-        np.testing.assert_array_equal(np.float32(reply.losses), losses[skip:][: limit or None])
+        np.testing.assert_array_equal(np.array(reply.losses, np.float32), losses[skip:][: limit or None])
         np.testing.assert_array_equal(hg.get_losses(job.name, skip=skip, limit=limit), losses[skip:][:limit])
     epochs = hg.get_loss(job.name, limit=1).epochs
     # Six mini-batches of ten images and one of five.

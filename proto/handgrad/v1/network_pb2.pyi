@@ -55,7 +55,7 @@ class Network(_message.Message):
     inputs: _builtins.int
     """Inputs of the first layer, in numbers a single example. 0 in a request: taken from the data set."""
     outputs: _builtins.int
-    """Outputs of the last layer, the number of classes. 0 in a request: taken from the data set."""
+    """Outputs of the last layer, the number of classes, at most 256. 0 in a request: taken from the data set."""
     @_builtins.property
     def hidden(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Width of each hidden layer, first to last. Empty: no hidden layer (softmax regression). Each 1 to 65536."""

@@ -207,7 +207,7 @@ class GetLossRequest(_message.Message):
     skip: _builtins.int
     """Iterations to leave out at the beginning. 0: start with the first."""
     limit: _builtins.int
-    """Losses to give at most. 0: as many as fit an answer, 500000."""
+    """Losses to give at most. 0: as many as fit an answer, 300000."""
     def __init__(
         self,
         *,

@@ -1,0 +1,53 @@
+"""No message of the server is over 4 MB, which is what gRPC receives, whatever is asked for."""
+
+import numpy as np
+import pytest
+
+import handgrad
+from handgrad.core.config import MAX_EPOCHS, TrainConfig
+from handgrad.core.network import fully_connected
+from handgrad.server.app import Server
+from handgrad.server.jobs import Epoch, JobRequest
+from handgrad.v1 import network_pb2
+from handgrad.v1 import training_service_pb2 as pb
+
+
+def test_the_losses_of_the_longest_job_fit(server: Server, hg: handgrad.Client) -> None:
+    # As it stands after MAX_EPOCHS epochs of 10 iterations; training it would take minutes.
+    config = TrainConfig(batch_size=10, epochs=MAX_EPOCHS, learning_rate=0.1, pixels="raw")
+    job = server._worker._jobs.add(JobRequest("mine", "tiny", fully_connected(12, (), 3), config, 100))
+    losses = np.linspace(2, 1, 10 * MAX_EPOCHS, dtype=np.float32)
+    job.update(losses=losses)
+    for number in range(1, MAX_EPOCHS + 1):
+        job.update(epoch=Epoch(number, 1.5, 0.01))
+    reply = hg.get_loss(job.name)
+    assert len(reply.epochs) == MAX_EPOCHS
+    assert len(reply.losses) > 0
+    np.testing.assert_array_equal(hg.get_losses(job.name), losses)
+
+
+@pytest.mark.parametrize("outputs", [257, 3000])
+def test_an_evaluation_of_a_network_with_many_outputs_fits(hg: handgrad.Client, tiny: str, outputs: int) -> None:
+    # A label is a byte: more than 256 classes is more than any data set has.
+    params = {"W_1": np.zeros((outputs, 12)), "b_1": np.zeros((outputs, 1))}
+    try:
+        model = hg.upload_params(params).model
+        found = hg.evaluate(model, dataset=tiny)
+    except handgrad.InvalidArgumentError as error:
+        assert "outputs" in str(error)  # noqa: PT017 - to refuse it is as good as to answer
+    else:
+        assert found.images == 20
+
+
+def test_a_network_of_as_many_outputs_as_are_allowed_does_not_fill_the_memory(hg: handgrad.Client, tiny: str) -> None:
+    # Its confusion matrix would have 4,294,967,296 counts: it has to be refused, here or when it is evaluated.
+    network = network_pb2.Network(outputs=65_536)
+    with pytest.raises(handgrad.InvalidArgumentError) as raised, hg._errors():
+        list(hg._stub.Train(pb.TrainRequest(dataset=tiny, network=network, batch_size=10, epochs=1)))
+    assert raised.value.field == "network.outputs"
+
+
+def test_a_network_may_have_more_outputs_than_the_data_set_has_classes(hg: handgrad.Client, tiny: str) -> None:
+    hg.upload_params({"W_1": np.zeros((10, 12)), "b_1": np.zeros((10, 1))}, "ten")
+    assert hg.evaluate("ten", dataset=tiny).confusion.shape == (10, 10)
+    hg.train(dataset=tiny, model="ten", batch_size=10, epochs=1).wait()
