@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -288,20 +288,22 @@ class Client:
             OSError: The folder or a file cannot be read.
         """
         there = {path.name: path for path in Path(folder).iterdir()}
-        paths = [there.get(file) or there.get(f"{file}.gz") for file in IDX_FILES]
+        found = [there.get(file) or there.get(f"{file}.gz") for file in IDX_FILES]
+        paths = [path for path in found if path]
         first = _message(pb.UploadDatasetRequest, dataset=name)
-        with ExitStack() as stack:
-            # All are opened before any is sent, while an error can still reach the caller.
-            files = [(path.name, stack.enter_context(path.open("rb"))) for path in paths if path]
+        for path in paths:
+            # Here, for an error in gRPC's thread, which reads them below, would not reach the caller.
+            path.open("rb").close()
 
-            def requests() -> Iterator[pb.UploadDatasetRequest]:
-                for file, content in files:
-                    # One without bytes, so that the server hears of an empty file too.
-                    yield pb.UploadDatasetRequest(dataset=first.dataset, file=file)
-                    while chunk := content.read(CHUNK_BYTES):
-                        yield pb.UploadDatasetRequest(file=file, chunk=chunk)
+        def requests() -> Iterator[pb.UploadDatasetRequest]:
+            for path in paths:
+                # One without bytes, so that the server hears of an empty file too.
+                yield pb.UploadDatasetRequest(dataset=first.dataset, file=path.name)
+                with path.open("rb") as file:
+                    while chunk := file.read(CHUNK_BYTES):
+                        yield pb.UploadDatasetRequest(file=path.name, chunk=chunk)
 
-            return self._call(self._stub.UploadDataset, requests()).dataset
+        return self._call(self._stub.UploadDataset, requests()).dataset
 
     def evaluate(
         self, model: str, version: int = 0, *, dataset: str = "", split: Split = "test", pixels: Pixels | None = None

@@ -9,9 +9,9 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
 
 from handgrad.core.config import Pixels
 from handgrad.core.errors import InvalidInputError
@@ -23,8 +23,9 @@ from handgrad.server.models import Arrays, Version, joined, sha256
 log = logging.getLogger(__name__)
 
 _PARTIAL = ".partial-"
-# The last that a Timestamp holds, in seconds since 1970.
-_YEAR_9999 = 253_402_300_799
+# The last that a Timestamp holds, in seconds since 1970: the end of the year 9999.
+_LAST_TIMESTAMP = 253_402_300_799
+_PIXELS: dict[str, Pixels | None] = {"": None, "raw": "raw", "unit": "unit"}
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -102,16 +103,13 @@ class Checkpoints:
         try:
             network, arrays = check_named_arrays(read(content, name), name)
             metadata = read_metadata(self._path(name))
-            expected, save_time = metadata["sha256"], float(metadata["save_time"])
-            pixels = metadata["pixels"] or None
-            if pixels not in (None, *get_args(Pixels)) or not 0 <= save_time < _YEAR_9999:
-                raise InvalidInputError(name, "its header is not one that was saved")
+            expected, pixels, save_time = _parse_metadata(metadata)
         except (InvalidInputError, KeyError, ValueError) as error:
             raise DamagedError(f"checkpoint {name} is damaged: {error}") from error
         found = sha256(joined(arrays))
         if found != expected:
             raise DamagedError(f"checkpoint {name} is damaged: its params have SHA-256 {found}, saved was {expected}")
-        return Checkpoint(name, network, arrays, cast("Pixels | None", pixels), found, save_time)
+        return Checkpoint(name, network, arrays, pixels, found, save_time)
 
     def _write(self, name: str, content: bytes) -> bool:
         """Writes a file whole, or not at all; says whether it was written or the name was taken."""
@@ -138,3 +136,11 @@ class Checkpoints:
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.safetensors"
+
+
+def _parse_metadata(metadata: Mapping[str, str]) -> tuple[str, Pixels | None, float]:
+    """Gives hash, pixels and time of saving; a KeyError or ValueError where they are not such."""
+    save_time = float(metadata["save_time"])
+    if not 0 <= save_time <= _LAST_TIMESTAMP:
+        raise ValueError(f"it was saved at {save_time}")
+    return metadata["sha256"], _PIXELS[metadata["pixels"]], save_time

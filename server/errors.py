@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_TEXT_BYTES = 600
+
 
 class ServiceError(Exception):
     """A call that cannot be answered as it was asked."""
@@ -123,12 +125,20 @@ def _abort(context: grpc.ServicerContext, error: Exception, method: str) -> NoRe
     if code is None:
         log.error("%s failed", method, exc_info=error)
         context.abort(grpc.StatusCode.INTERNAL, "the server has a fault; its log tells more")
-    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=str(error))
+    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=_shortened(str(error)))
     if isinstance(error, InvalidInputError):
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.problem)
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=_shortened(error.field), description=_shortened(error.problem)
+        )
         detail = any_pb2.Any()
         detail.Pack(error_details_pb2.BadRequest(field_violations=[violation]))
         status.details.append(detail)
     log.info("%s answered %s: %s", method, code.name, error)
     context.abort_with_status(rpc_status.to_status(status))
     raise AssertionError
+
+
+def _shortened(text: str) -> str:
+    # What callers send comes back in messages, and gRPC drops a status that is over 8 kB when it is encoded.
+    encoded = text.encode()
+    return text if len(encoded) <= MAX_TEXT_BYTES else encoded[:MAX_TEXT_BYTES].decode(errors="ignore") + " ..."

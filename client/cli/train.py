@@ -1,6 +1,8 @@
 """`handgrad train`: one job, from its start to its plot and its parameter file."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -100,24 +102,13 @@ def train(
 def _watch(job: Job, output: Output) -> JobError | None:
     """Shows a job until it ends; Ctrl-C cancels it. Gives the error that it ended with."""
     seconds = 0.0
-    cancelled = False
-    with display(output, job.info) as shown:
-        events = _events(job)
-        while True:
-            try:
-                event = events.get()
-            except KeyboardInterrupt:
-                # Once more: whoever presses it again does not want to wait for the server.
-                if cancelled:
-                    raise
-                cancelled = True
-                job.cancel()
-                continue
-            if event is None:
-                break
+    with display(output, job.info) as shown, _events(job) as events:
+        while (event := events.get()) is not None:
             if isinstance(event, HandgradError):
                 raise event
-            if isinstance(event, job_pb2.Epoch):
+            if isinstance(event, Interrupt):
+                job.cancel()
+            elif isinstance(event, job_pb2.Epoch):
                 seconds += event.seconds
                 shown.epoch(event)
                 output.emit("epoch", epoch=event.epoch, mean_loss=event.mean_loss, seconds=event.seconds)
@@ -135,9 +126,17 @@ def _watch(job: Job, output: Output) -> JobError | None:
     return None
 
 
-def _events(job: Job) -> SimpleQueue[Event | HandgradError | None]:
-    """Reads a job's events in a thread, until None: gRPC's own wait does not survive a Ctrl-C."""
-    events: SimpleQueue[Event | HandgradError | None] = SimpleQueue()
+class Interrupt:
+    """A Ctrl-C, among the events of a job."""
+
+
+@contextmanager
+def _events(job: Job) -> Iterator[SimpleQueue[Event | HandgradError | Interrupt | None]]:
+    """Gives a job's events as they come, and a Ctrl-C as one of them, until None.
+
+    A thread reads them, for gRPC's own wait does not survive a KeyboardInterrupt; nor would a half-drawn bar.
+    """
+    events: SimpleQueue[Event | HandgradError | Interrupt | None] = SimpleQueue()
 
     def read() -> None:
         try:
@@ -147,8 +146,20 @@ def _events(job: Job) -> SimpleQueue[Event | HandgradError | None]:
             events.put(error)
         events.put(None)
 
+    def interrupt(*_: object) -> None:
+        events.put(Interrupt())
+        # Whoever presses it again does not want to wait for the server.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.getsignal(signal.SIGINT)
+    # A shell starts its background commands with Ctrl-C ignored.
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, interrupt)
     Thread(target=read, name="events", daemon=True).start()
-    return events
+    try:
+        yield events
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _tell_job(job: Job, output: Output) -> None:

@@ -291,6 +291,23 @@ def test_a_data_set_that_cannot_be_read_is_told(hg: handgrad.Client, tiny_folder
         hg.upload_dataset(tiny_folder)
 
 
+def test_an_upload_that_ends_early_leaves_nothing_that_fails(
+    monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client, tiny_folder: Path
+) -> None:
+    kept: list[Iterator[pb.UploadDatasetRequest]] = []
+
+    def refused(requests: Iterator[pb.UploadDatasetRequest], **_: object) -> NoReturn:
+        kept.append(requests)
+        next(requests)
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr(hg._stub, "UploadDataset", refused)
+    with pytest.raises(ConnectionError):
+        hg.upload_dataset(tiny_folder)
+    # gRPC asks in a thread of its own, which may do so once more after the call has ended; it logs what is raised.
+    assert {request.file for request in kept[0]} <= set(client_module.IDX_FILES)
+
+
 def test_an_evaluation_has_a_square_of_counts(hg: handgrad.Client, tiny: str) -> None:
     hg.upload_params(ARRAYS, "mine")
     found = hg.evaluate("mine", dataset=tiny, split="train", pixels="unit")

@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 from handgrad.core import operations
 from handgrad.core.errors import InvalidInputError
-from handgrad.core.network import MAX_WIDTH, Affine, Network, Params, forward, fully_connected, init, loss_and_grads
+from handgrad.core.network import (
+    MAX_OUTPUTS,
+    MAX_WIDTH,
+    Affine,
+    Network,
+    Params,
+    forward,
+    fully_connected,
+    init,
+    loss_and_grads,
+)
 
 
 def draw(network: Network, seed: int) -> Params:
@@ -95,7 +105,7 @@ def test_the_gradients_are_the_reports(hidden: tuple[int, ...]) -> None:
 
 
 def test_the_initial_params_have_the_reports_deviation() -> None:
-    network = fully_connected(784, (500,), 300)
+    network = fully_connected(784, (500,), 200)
     params = init(network, jax.random.key(1))
     for layer, inputs in ((params[0], 784), (params[2], 500)):
         assert layer["W"].dtype == jnp.float32
@@ -134,7 +144,7 @@ def test_a_network_tells_its_widths() -> None:
         (784, (2,) * 64, 10, "network.hidden"),
         (784, (MAX_WIDTH, MAX_WIDTH), 10, "network.hidden"),
         (784, (), 0, "network.outputs"),
-        (784, (), MAX_WIDTH + 1, "network.outputs"),
+        (784, (), MAX_OUTPUTS + 1, "network.outputs"),
     ],
 )
 def test_a_width_out_of_range_is_named(inputs: int, hidden: tuple[int, ...], outputs: int, field: str) -> None:

@@ -30,7 +30,7 @@ def worker() -> Iterator[Worker]:
 
 
 def submit(worker: Worker) -> Job:
-    return worker.submit(JobRequest(worker._models.reserve("", NETWORK), MNIST, NETWORK, CONFIG, 60_000))
+    return worker.submit(JobRequest("", MNIST, NETWORK, CONFIG, 60_000))
 
 
 def wait_for(job: Job, condition: Callable[[], bool]) -> None:
