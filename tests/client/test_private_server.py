@@ -6,9 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -81,6 +82,35 @@ def test_it_ends_when_its_client_is_killed(tmp_path: Path) -> None:
         assert listens(address)
         client.kill()
     wait_until_nobody_listens(address)
+
+
+def test_an_interrupt_while_it_starts_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Process(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **keywords: Any) -> None:
+            super().__init__(*arguments, **keywords)
+            started.append(self)
+            # Long before a server that has yet to import jax can be listening.
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            PrivateServer()
+        (process,) = started
+        assert process.poll() is not None
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def test_without_jax_the_way_to_get_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

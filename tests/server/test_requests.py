@@ -82,6 +82,32 @@ def test_what_a_caller_calls_its_file_is_no_path(hg: handgrad.Client) -> None:
         upload(hg, pb.UploadParamsRequest(file="/etc/passwd"))
 
 
+def with_bad_name() -> bytes:
+    # The directory says that its names are UTF-8.
+    return npz({"W_\u00e9": np.ones((1, 1))}).replace("\u00e9".encode(), b"\xff\xff")
+
+
+def with_bad_offset() -> bytes:
+    content = bytearray(npz(ARRAYS))
+    # Where the directory begins, in the record at the file's end: so far off that its members begin before the file.
+    content[-6:-2] = (int.from_bytes(content[-6:-2], "little") + 1000).to_bytes(4, "little")
+    return bytes(content)
+
+
+def with_signaling_nan() -> bytes:
+    b = np.array([0x7FF4000000000000] * 3, np.uint64).view(np.float64).reshape(3, 1)
+    return npz(ARRAYS | {"b_1": b})
+
+
+@pytest.mark.parametrize("content", [with_bad_name, with_bad_offset, with_signaling_nan])
+def test_a_damaged_file_is_its_senders_error_and_not_the_servers(
+    hg: handgrad.Client, content: Callable[[], bytes]
+) -> None:
+    with pytest.raises(handgrad.InvalidArgumentError) as raised:
+        upload(hg, pb.UploadParamsRequest(file="p.npz", chunk=content()))
+    assert raised.value.field == "p.npz"
+
+
 def many_arrays(hg: handgrad.Client) -> object:
     # Another program's model: not a few arrays, and long names.
     arrays = {f"model.layers.{number}.attention.output.weight": np.ones((1, 1), np.float32) for number in range(500)}
@@ -96,6 +122,8 @@ LONG_TEXTS: dict[str, Callable[[handgrad.Client], object]] = {
     "a checkpoint": lambda hg: hg.load_params(LONG),
     "a data set": lambda hg: hg.evaluate("mine", dataset=LONG),
     "a file": lambda hg: upload(hg, pb.UploadParamsRequest(file=LONG, chunk=b"hello")),
+    # A status's text is percent-encoded: nine bytes for each of these.
+    "a file of another script": lambda hg: upload(hg, pb.UploadParamsRequest(file="\u5b57" * 30_000, chunk=b"hello")),
     "an array": lambda hg: upload(hg, pb.UploadParamsRequest(chunk=npz({"y" * 50_000: np.ones(1)}))),
     "many arrays": many_arrays,
     "hidden layers": lambda hg: hg.train(hidden=[0] * 100_000),

@@ -255,6 +255,15 @@ def with_data(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], l
     return arguments
 
 
+def with_folder(name: str) -> Callable[[Path], list[str | Path]]:
+    def arguments(folder: Path) -> list[str | Path]:
+        (folder / "tiny" / name).unlink()
+        (folder / "tiny" / name).mkdir()
+        return ["train", "--data", folder / "tiny"]
+
+    return arguments
+
+
 WEIGHTS = {"W_1": np.ones((3, 12)), "b_1": np.ones((3, 1))}
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 BAD_INPUT: dict[str, tuple[Callable[[Path], list[str | Path]], int, str]] = {
@@ -274,6 +283,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], list[str | Path]], int, str]] = {
         2,
         f"{IMAGES}: 65 images, but {LABELS} has 64 labels",
     ),
+    "a folder in an IDX file's place": (with_folder(LABELS), 1, LABELS),
     "a missing folder": (lambda _: ["train", "--data", "nowhere"], 1, "nowhere"),
     "a missing array": (saved({"W_1": np.ones((3, 12))}), 2, "params.npz: the array b_1 is missing"),
     "a wrong shape": (saved(WEIGHTS | {"b_1": np.ones(3)}), 2, "params.npz: the array b_1 has shape (3,)"),

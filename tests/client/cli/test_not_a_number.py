@@ -50,13 +50,3 @@ def test_a_run_that_ends_with_params_too_large_to_evaluate(command: Any, tiny_fo
     done = command("train", "--data", tiny_folder, *settings, "--json")
     assert done.returncode == 0, done.stderr
     assert [event["event"] for event in events(done.stdout)] == ["job", "epoch", "evaluation", "done"]
-
-
-def test_a_folder_in_the_place_of_an_idx_file(command: Any, tiny_folder: Path) -> None:
-    file = tiny_folder / "train-labels-idx1-ubyte"
-    file.unlink()
-    file.mkdir()
-    done = command("train", "--data", tiny_folder)
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert file.name in line
