@@ -95,8 +95,9 @@ class Client:
         """Connects; see `connect`."""
         self._server = PrivateServer() if address is None else None
         self.address = self._server.address if self._server else str(address)
-        # A private server is on this machine, where no proxy of the environment's leads.
-        options = [("grpc.enable_http_proxy", 0)] if self._server else []
+        # No proxy of the environment's leads to this machine itself.
+        local = self.address.rpartition(":")[0].strip("[]") in ("localhost", "::1") or self.address.startswith("127.")
+        options = [("grpc.enable_http_proxy", 0)] if local else []
         self._channel = grpc.insecure_channel(self.address, options)
         self._stub = TrainingServiceStub(self._channel)
         self._health = self._channel.unary_unary(

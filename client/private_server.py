@@ -42,7 +42,14 @@ class PrivateServer:
                 start_new_session=True,
             )
         assert self._process.stdout is not None
-        line = self._process.stdout.readline().decode()
+        try:
+            line = self._process.stdout.readline().decode()
+        except BaseException:
+            # A Ctrl-C, most likely.
+            self._process.kill()
+            self._process.wait()
+            self._release()
+            raise
         if not line.startswith(_LISTENING):
             status = self._process.wait()
             log_text = self._log.read_text(errors="replace").strip()

@@ -13,6 +13,9 @@ Pixels: TypeAlias = Literal["raw", "unit"]
 MAX_EPOCHS = 100_000
 MAX_ITERATIONS = 100_000_000
 MAX_SEED = 2**32 - 1
+MIN_LEARNING_RATE, MAX_LEARNING_RATE = 1.2e-38, 1e38
+"""The update is float32, where a smaller rate would be taken for 0, and a larger one for infinity."""
+
 MAX_ACTIVATIONS = 2**28
 """The most numbers that one mini-batch may have in all layers together, which bounds the memory of an iteration."""
 
@@ -57,9 +60,10 @@ class TrainConfig:
         iterations = self.epochs * self.iterations_per_epoch(train_images)
         if iterations > MAX_ITERATIONS:
             raise InvalidInputError("epochs", f"at most {MAX_ITERATIONS} iterations in all; got {iterations}")
-        # The update is float32: a rate that rounds to infinity or to 0 there is as bad as one that is.
-        if not (math.isfinite(self.learning_rate) and 1e-38 <= self.learning_rate <= 1e38):
-            raise InvalidInputError("learning_rate", f"from 1e-38 to 1e38; got {self.learning_rate}")
+        if not (math.isfinite(self.learning_rate) and MIN_LEARNING_RATE <= self.learning_rate <= MAX_LEARNING_RATE):
+            raise InvalidInputError(
+                "learning_rate", f"from {MIN_LEARNING_RATE} to {MAX_LEARNING_RATE}; got {self.learning_rate}"
+            )
         if not 0 <= self.seed <= MAX_SEED:
             raise InvalidInputError("seed", f"from 0 to {MAX_SEED}; got {self.seed}")
         if self.publish_every_iterations < 0:

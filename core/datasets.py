@@ -170,6 +170,8 @@ def parse_idx(content: bytes, name: str, *, dimensions: int) -> NDArray[np.uint8
 
 def _decompressed(content: bytes, name: str) -> bytes:
     if content[:2] != _GZIP_MAGIC:
+        if len(content) > MAX_FILE_BYTES:
+            raise InvalidInputError(name, f"more than {MAX_FILE_BYTES} bytes")
         return content
     try:
         # One byte more than is allowed tells a file that is too large without decompressing all of it.

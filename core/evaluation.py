@@ -49,8 +49,9 @@ def evaluate(network: Network, params: Params, images: Array, labels: Array, pix
     confusion = np.zeros((network.outputs, network.outputs), np.int64)
     for start in range(0, size, images_per_call):
         part = slice(start, start + images_per_call)
-        part_loss, part_confusion = _evaluate_part(network, params, images[part], labels[part], pixels)
-        loss += float(part_loss)
+        part_labels = labels[part]
+        part_loss, part_confusion = _evaluate_part(network, params, images[part], part_labels, pixels)
+        loss += float(part_loss) * part_labels.shape[0]
         confusion += np.asarray(part_confusion)
     return Evaluation(loss / size, float(np.trace(confusion)) / size, confusion)
 
@@ -59,10 +60,10 @@ def evaluate(network: Network, params: Params, images: Array, labels: Array, pix
 def _evaluate_part(
     network: Network, params: Params, images: Array, labels: Array, pixels: Pixels
 ) -> tuple[Array, Array]:
-    """Gives the sum of the losses and the counts of the confusion matrix."""
+    """Gives the mean of the losses, whose sum may exceed float32, and the counts of the confusion matrix."""
     logits = forward(network, params, scale_pixels(images, pixels))
     log_probabilities = log_softmax(logits)
     labels = labels.astype(jnp.int32)
     losses = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)
     counts = jnp.zeros((network.outputs, network.outputs), jnp.int32)
-    return -jnp.sum(losses), counts.at[labels, jnp.argmax(logits, axis=1)].add(1)
+    return -jnp.sum(losses / losses.size), counts.at[labels, jnp.argmax(logits, axis=1)].add(1)

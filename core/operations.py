@@ -120,7 +120,8 @@ def log_softmax(logits: Array) -> Array:
     """Gives the logarithm of the softmax of each row: log y_c = z_c - log sum_k exp(z_k).
 
     The largest logit of the row is taken off first, which leaves the softmax as it is, so no exponential exceeds 1. A
-    difference of two logits can still lie below the dtype's range: it is then held at the lowest finite number.
+    difference of two logits can still lie below the dtype's range: it is then held at half the lowest finite number, so
+    that a mean of such rounds to no infinity.
 
     Args:
         logits: z, `[B, C]`, floating and finite.
@@ -129,7 +130,7 @@ def log_softmax(logits: Array) -> Array:
         log y, `[B, C]`, finite and at most 0.
     """
     shifted = logits - jnp.max(logits, axis=1, keepdims=True)
-    shifted = jnp.maximum(shifted, np.finfo(logits.dtype).min)
+    shifted = jnp.maximum(shifted, np.finfo(logits.dtype).min / 2)
     return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=1, keepdims=True))
 
 
@@ -172,7 +173,7 @@ def softmax_cross_entropy_fwd(logits: Array, labels: Array) -> tuple[Array, tupl
         f"softmax_cross_entropy takes floating logits and integer labels; got {logits.dtype}, {labels.dtype}",
     )
     log_probabilities = log_softmax(logits)
-    is_label = labels[:, None] == jnp.arange(logits.shape[1], dtype=labels.dtype)
+    is_label = labels[:, None].astype(jnp.int32) == jnp.arange(logits.shape[1], dtype=jnp.int32)
     # Divided before the sum, which therefore stays finite; where, not a product with 0, which would make NaN of inf.
     losses = jnp.where(is_label, log_probabilities, 0) / logits.shape[0]
     return -jnp.sum(losses), (log_probabilities, is_label)

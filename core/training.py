@@ -134,7 +134,7 @@ def epoch_permutation(key: Array, epoch: int, size: int) -> NDArray[np.int32]:
         A permutation of 0 to N - 1, `[N]`, int32.
     """
     high, low = (int(word) for word in np.asarray(jax.random.key_data(key)))
-    generator = np.random.Generator(np.random.Philox(key=[high << 32 | low, epoch]))
+    generator = np.random.Generator(np.random.Philox(key=np.array([high << 32 | low, epoch], np.uint64)))
     return generator.permutation(np.arange(size, dtype=np.int32))
 
 

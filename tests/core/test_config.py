@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from handgrad.core.config import MAX_EPOCHS, MAX_SEED, TrainConfig, preset
+from handgrad.core.config import MAX_EPOCHS, MAX_SEED, MIN_LEARNING_RATE, TrainConfig, preset
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.network import fully_connected
 
@@ -26,7 +26,7 @@ NETWORK = fully_connected(784, (100,), 10)
         ("learning_rate", -0.1),
         ("learning_rate", math.nan),
         ("learning_rate", math.inf),
-        ("learning_rate", 1e-50),
+        ("learning_rate", 1e-38),
         ("learning_rate", 1e39),
         ("seed", -1),
         ("seed", MAX_SEED + 1),
@@ -46,7 +46,7 @@ def test_a_setting_out_of_range_is_named(setting: str, value: Any) -> None:
         ("batch_size", 1),
         ("batch_size", 60_000),
         ("epochs", 1),
-        ("learning_rate", 1e-38),
+        ("learning_rate", MIN_LEARNING_RATE),
         ("learning_rate", 1e38),
         ("seed", 0),
         ("seed", MAX_SEED),

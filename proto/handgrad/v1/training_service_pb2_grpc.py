@@ -107,7 +107,8 @@ class TrainingServiceServicer:
         """Starts a job and streams its progress until it ends. The job goes on when the caller goes away.
         Not to be repeated blindly: each call starts a new job. The last message is always `finished`, whichever way the
         job ended. INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
-        RESOURCE_EXHAUSTED: too many jobs wait, or too many streams are open.
+        FAILED_PRECONDITION: the model has another network. RESOURCE_EXHAUSTED: too many jobs wait, or too many streams
+        are open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,7 +141,7 @@ class TrainingServiceServicer:
 
     def StreamParams(self, request, context):
         """Streams the data of one version's tensors, in chunks of at most 1 MiB. Changes nothing. For params of any size.
-        NOT_FOUND: as for GetParams.
+        NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: too many streams are open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,7 +150,8 @@ class TrainingServiceServicer:
     def SaveParams(self, request, context):
         """Saves one version of a model's params as a checkpoint, which outlives the server. Once answered, it is on disk.
         May be repeated: saving the same params under the same name again changes nothing. ALREADY_EXISTS: the name holds
-        other params. NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: the disk is full.
+        other params. NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: the disk is full. DATA_LOSS: the name holds a
+        damaged file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,7 +169,8 @@ class TrainingServiceServicer:
     def UploadParams(self, request_iterator, context):
         """Publishes the params in a file of the caller's (.npz or .safetensors) as the next version of a model, which is made
         if it does not exist. float64 is rounded to float32. INVALID_ARGUMENT: the file is not what Tensor describes, or has
-        NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large.
+        NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large,
+        or too many streams are open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,7 +179,8 @@ class TrainingServiceServicer:
     def UploadDataset(self, request_iterator, context):
         """Gives the server a data set: the four IDX files of MNIST's names, gzipped or not. The server keeps it until it stops.
         May be repeated: the same files get the same name. INVALID_ARGUMENT: a file is missing or malformed.
-        ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large.
+        ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large, or too
+        many streams are open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,8 @@ class TrainingServiceStub:
     """Starts a job and streams its progress until it ends. The job goes on when the caller goes away.
     Not to be repeated blindly: each call starts a new job. The last message is always `finished`, whichever way the
     job ended. INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
-    RESOURCE_EXHAUSTED: too many jobs wait, or too many streams are open.
+    FAILED_PRECONDITION: the model has another network. RESOURCE_EXHAUSTED: too many jobs wait, or too many streams
+    are open.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.CancelJobRequest, _training_service_pb2.CancelJobResponse]
     """Ends a job: one that waits at once, one that runs at its next pause, a few hundredths of a second away. What it
@@ -61,12 +62,13 @@ class TrainingServiceStub:
     """
     StreamParams: _grpc.UnaryStreamMultiCallable[_training_service_pb2.StreamParamsRequest, _training_service_pb2.StreamParamsResponse]
     """Streams the data of one version's tensors, in chunks of at most 1 MiB. Changes nothing. For params of any size.
-    NOT_FOUND: as for GetParams.
+    NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: too many streams are open.
     """
     SaveParams: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.SaveParamsRequest, _training_service_pb2.SaveParamsResponse]
     """Saves one version of a model's params as a checkpoint, which outlives the server. Once answered, it is on disk.
     May be repeated: saving the same params under the same name again changes nothing. ALREADY_EXISTS: the name holds
-    other params. NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: the disk is full.
+    other params. NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: the disk is full. DATA_LOSS: the name holds a
+    damaged file.
     """
     LoadParams: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.LoadParamsRequest, _training_service_pb2.LoadParamsResponse]
     """Publishes a checkpoint's params as the next version of a model, which is made if it does not exist. Each call makes
@@ -76,12 +78,14 @@ class TrainingServiceStub:
     UploadParams: _grpc.StreamUnaryMultiCallable[_training_service_pb2.UploadParamsRequest, _training_service_pb2.UploadParamsResponse]
     """Publishes the params in a file of the caller's (.npz or .safetensors) as the next version of a model, which is made
     if it does not exist. float64 is rounded to float32. INVALID_ARGUMENT: the file is not what Tensor describes, or has
-    NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large.
+    NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large,
+    or too many streams are open.
     """
     UploadDataset: _grpc.StreamUnaryMultiCallable[_training_service_pb2.UploadDatasetRequest, _training_service_pb2.UploadDatasetResponse]
     """Gives the server a data set: the four IDX files of MNIST's names, gzipped or not. The server keeps it until it stops.
     May be repeated: the same files get the same name. INVALID_ARGUMENT: a file is missing or malformed.
-    ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large.
+    ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large, or too
+    many streams are open.
     """
     Evaluate: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.EvaluateRequest, _training_service_pb2.EvaluateResponse]
     """Evaluates one version of a model's params on a split of a data set. Changes nothing. A running job pauses for it.
@@ -104,7 +108,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Starts a job and streams its progress until it ends. The job goes on when the caller goes away.
     Not to be repeated blindly: each call starts a new job. The last message is always `finished`, whichever way the
     job ended. INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
-    RESOURCE_EXHAUSTED: too many jobs wait, or too many streams are open.
+    FAILED_PRECONDITION: the model has another network. RESOURCE_EXHAUSTED: too many jobs wait, or too many streams
+    are open.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CancelJobRequest, _training_service_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Ends a job: one that waits at once, one that runs at its next pause, a few hundredths of a second away. What it
@@ -121,12 +126,13 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """
     StreamParams: _aio.UnaryStreamMultiCallable[_training_service_pb2.StreamParamsRequest, _training_service_pb2.StreamParamsResponse]  # type: ignore[assignment]
     """Streams the data of one version's tensors, in chunks of at most 1 MiB. Changes nothing. For params of any size.
-    NOT_FOUND: as for GetParams.
+    NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: too many streams are open.
     """
     SaveParams: _aio.UnaryUnaryMultiCallable[_training_service_pb2.SaveParamsRequest, _training_service_pb2.SaveParamsResponse]  # type: ignore[assignment]
     """Saves one version of a model's params as a checkpoint, which outlives the server. Once answered, it is on disk.
     May be repeated: saving the same params under the same name again changes nothing. ALREADY_EXISTS: the name holds
-    other params. NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: the disk is full.
+    other params. NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: the disk is full. DATA_LOSS: the name holds a
+    damaged file.
     """
     LoadParams: _aio.UnaryUnaryMultiCallable[_training_service_pb2.LoadParamsRequest, _training_service_pb2.LoadParamsResponse]  # type: ignore[assignment]
     """Publishes a checkpoint's params as the next version of a model, which is made if it does not exist. Each call makes
@@ -136,12 +142,14 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     UploadParams: _aio.StreamUnaryMultiCallable[_training_service_pb2.UploadParamsRequest, _training_service_pb2.UploadParamsResponse]  # type: ignore[assignment]
     """Publishes the params in a file of the caller's (.npz or .safetensors) as the next version of a model, which is made
     if it does not exist. float64 is rounded to float32. INVALID_ARGUMENT: the file is not what Tensor describes, or has
-    NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large.
+    NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large,
+    or too many streams are open.
     """
     UploadDataset: _aio.StreamUnaryMultiCallable[_training_service_pb2.UploadDatasetRequest, _training_service_pb2.UploadDatasetResponse]  # type: ignore[assignment]
     """Gives the server a data set: the four IDX files of MNIST's names, gzipped or not. The server keeps it until it stops.
     May be repeated: the same files get the same name. INVALID_ARGUMENT: a file is missing or malformed.
-    ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large.
+    ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large, or too
+    many streams are open.
     """
     Evaluate: _aio.UnaryUnaryMultiCallable[_training_service_pb2.EvaluateRequest, _training_service_pb2.EvaluateResponse]  # type: ignore[assignment]
     """Evaluates one version of a model's params on a split of a data set. Changes nothing. A running job pauses for it.
@@ -167,7 +175,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a job and streams its progress until it ends. The job goes on when the caller goes away.
         Not to be repeated blindly: each call starts a new job. The last message is always `finished`, whichever way the
         job ended. INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
-        RESOURCE_EXHAUSTED: too many jobs wait, or too many streams are open.
+        FAILED_PRECONDITION: the model has another network. RESOURCE_EXHAUSTED: too many jobs wait, or too many streams
+        are open.
         """
 
     @_abc_1.abstractmethod
@@ -208,7 +217,7 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_training_service_pb2.StreamParamsResponse], _abc.AsyncIterator[_training_service_pb2.StreamParamsResponse]]:
         """Streams the data of one version's tensors, in chunks of at most 1 MiB. Changes nothing. For params of any size.
-        NOT_FOUND: as for GetParams.
+        NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: too many streams are open.
         """
 
     @_abc_1.abstractmethod
@@ -219,7 +228,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_service_pb2.SaveParamsResponse, _abc.Awaitable[_training_service_pb2.SaveParamsResponse]]:
         """Saves one version of a model's params as a checkpoint, which outlives the server. Once answered, it is on disk.
         May be repeated: saving the same params under the same name again changes nothing. ALREADY_EXISTS: the name holds
-        other params. NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: the disk is full.
+        other params. NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: the disk is full. DATA_LOSS: the name holds a
+        damaged file.
         """
 
     @_abc_1.abstractmethod
@@ -241,7 +251,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_service_pb2.UploadParamsResponse, _abc.Awaitable[_training_service_pb2.UploadParamsResponse]]:
         """Publishes the params in a file of the caller's (.npz or .safetensors) as the next version of a model, which is made
         if it does not exist. float64 is rounded to float32. INVALID_ARGUMENT: the file is not what Tensor describes, or has
-        NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large.
+        NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large,
+        or too many streams are open.
         """
 
     @_abc_1.abstractmethod
@@ -252,7 +263,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_service_pb2.UploadDatasetResponse, _abc.Awaitable[_training_service_pb2.UploadDatasetResponse]]:
         """Gives the server a data set: the four IDX files of MNIST's names, gzipped or not. The server keeps it until it stops.
         May be repeated: the same files get the same name. INVALID_ARGUMENT: a file is missing or malformed.
-        ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large.
+        ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large, or too
+        many streams are open.
         """
 
     @_abc_1.abstractmethod

@@ -269,8 +269,8 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 BAD_INPUT: dict[str, tuple[Callable[[Path], list[str | Path]], int, str]] = {
     "batch size 0": (lambda _: ["train", "--batch-size", "0"], 2, "batch_size: from 1 to 60000"),
     "a batch size that is no number": (lambda _: ["train", "--batch-size", "many"], 2, "'--batch-size'"),
-    "a negative learning rate": (lambda _: ["train", "--learning-rate", "-1"], 2, "learning_rate: from 1e-38"),
-    "a NaN learning rate": (lambda _: ["train", "--learning-rate", "nan"], 2, "learning_rate: from 1e-38"),
+    "a negative learning rate": (lambda _: ["train", "--learning-rate", "-1"], 2, "learning_rate: from 1.2e-38"),
+    "a NaN learning rate": (lambda _: ["train", "--learning-rate", "nan"], 2, "learning_rate: from 1.2e-38"),
     "hidden width 0": (lambda _: ["train", "--hidden", "0"], 2, "network.hidden[0]: a width is from 1 to 65536"),
     "a billion hidden": (lambda _: ["train", "--hidden", "1000000000"], 2, "network.hidden[0]: a width is from 1"),
     "hidden widths that are none": (lambda _: ["train", "--hidden", "a,b"], 2, "such as 300,100, or none"),
