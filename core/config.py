@@ -33,6 +33,7 @@ class TrainConfig:
         pixels: How pixels become inputs.
         seed: Of the initial params and of the permutations, 0 to MAX_SEED.
         publish_every_iterations: Iterations from one publication of the params to the next; 0 for epochs' ends only.
+        momentum: Part of the step before that each step repeats, 0 (plain SGD) to less than 1.
     """
 
     batch_size: int
@@ -41,6 +42,7 @@ class TrainConfig:
     pixels: Pixels
     seed: int = 0
     publish_every_iterations: int = 0
+    momentum: float = 0.0
 
     def check(self, network: Network, train_images: int) -> None:
         """Raises InvalidInputError, which names the setting, where one is out of its range."""
@@ -68,6 +70,8 @@ class TrainConfig:
             raise InvalidInputError("seed", f"from 0 to {MAX_SEED}; got {self.seed}")
         if self.publish_every_iterations < 0:
             raise InvalidInputError("publish_every_iterations", f"0 or more; got {self.publish_every_iterations}")
+        if not 0 <= self.momentum < 1:
+            raise InvalidInputError("momentum", f"from 0 to less than 1; got {self.momentum}")
 
     def iterations_per_epoch(self, train_images: int) -> int:
         """Gives the mini-batches of an epoch, a last and smaller one included."""

@@ -1,4 +1,4 @@
-"""Data sets: the IDX format of MNIST, checked as it is read."""
+"""Data sets: the IDX format of MNIST and .npz files, checked as they are read."""
 
 import gzip
 import hashlib
@@ -9,11 +9,12 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from handgrad.core import npz
 from handgrad.core.errors import InvalidInputError
 
 TRAIN_IMAGES: Final = "train-images-idx3-ubyte"
@@ -33,6 +34,10 @@ MNIST_MD5: Final = {
     TEST_LABELS: "27ae3e4e09519cfbb04c329615203637",
 }
 
+ARRAYS: Final = ("x_train", "y_train", "x_test", "y_test")
+MAX_LABEL: Final = 255
+MAX_IMAGE_DIMENSIONS: Final = 3
+
 _UNSIGNED_BYTE = 0x08
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -42,11 +47,11 @@ class Split:
     """A part of a data set.
 
     Attributes:
-        images: `[N, rows * columns]`, uint8.
+        images: `[N, D]`, uint8 or float32.
         labels: `[N]`, uint8.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | NDArray[np.float32]
     labels: NDArray[np.uint8]
 
 
@@ -57,19 +62,17 @@ class Dataset:
     Attributes:
         train: What training sees.
         test: What is kept for evaluation.
-        rows: Rows of an image, in pixels.
-        columns: Columns of an image, in pixels.
+        image_shape: Shape of an image, such as (28, 28), whose numbers are the D of the splits.
     """
 
     train: Split
     test: Split
-    rows: int
-    columns: int
+    image_shape: tuple[int, ...]
 
     @property
     def inputs(self) -> int:
         """Numbers of one image."""
-        return self.rows * self.columns
+        return math.prod(self.image_shape)
 
     @property
     def classes(self) -> int:
@@ -121,13 +124,81 @@ def parse_idx_files(files: Mapping[str, bytes]) -> Dataset:
         raise InvalidInputError(
             TEST_IMAGES, f"images of {test_images.shape[1:]}, but those of {TRAIN_IMAGES} are {train_images.shape[1:]}"
         )
-    rows, columns = train_images.shape[1:]
     return Dataset(
         Split(train_images.reshape(len(train_images), -1), train_labels),
         Split(test_images.reshape(len(test_images), -1), test_labels),
-        rows,
-        columns,
+        train_images.shape[1:],
     )
+
+
+def parse_npz(content: bytes, file: str) -> Dataset:
+    """Makes a data set of an .npz file.
+
+    Args:
+        content: The file's bytes: `x_train` and `x_test` of shape (images, ...), uint8 or float32 (float64 is rounded);
+            `y_train` and `y_test` of shape (images,), integers from 0 to 255.
+        file: Its name, for errors.
+
+    Raises:
+        InvalidInputError: The file is damaged, or an array is missing, unknown, or not as above.
+    """
+    arrays = npz.read(content, file, MAX_FILE_BYTES)
+    if missing := [name for name in ARRAYS if name not in arrays]:
+        raise InvalidInputError(file, f"the array {missing[0]} is missing; it has {', '.join(sorted(arrays)) or 'none'}")
+    if unknown := sorted(arrays.keys() - set(ARRAYS)):
+        raise InvalidInputError(file, f"the array {unknown[0]} is unknown; its arrays should be {', '.join(ARRAYS)}")
+    return from_arrays({name: arrays[name] for name in ARRAYS}, file)
+
+
+def from_arrays(arrays: Mapping[str, NDArray[Any]], file: str) -> Dataset:
+    """Makes a data set of the arrays that `parse_npz` describes, with the same errors."""
+    images = {name: _images(arrays[name], name, file) for name in ("x_train", "x_test")}
+    labels = {name: _labels(arrays[name], name, file) for name in ("y_train", "y_test")}
+    for x, y in (("x_train", "y_train"), ("x_test", "y_test")):
+        if len(images[x]) != len(labels[y]):
+            raise InvalidInputError(file, f"{x} has {len(images[x])} images, but {y} has {len(labels[y])} labels")
+    train, test = images["x_train"], images["x_test"]
+    if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+        raise InvalidInputError(
+            file, f"x_test has {test.dtype} images of {test.shape[1:]}, x_train {train.dtype} of {train.shape[1:]}"
+        )
+    return Dataset(
+        Split(train.reshape(len(train), -1), labels["y_train"]),
+        Split(test.reshape(len(test), -1), labels["y_test"]),
+        train.shape[1:],
+    )
+
+
+def to_arrays(dataset: Dataset) -> dict[str, NDArray[Any]]:
+    """Gives a data set as the arrays that `from_arrays` takes."""
+    return {
+        "x_train": dataset.train.images.reshape(-1, *dataset.image_shape),
+        "y_train": dataset.train.labels,
+        "x_test": dataset.test.images.reshape(-1, *dataset.image_shape),
+        "y_test": dataset.test.labels,
+    }
+
+
+def _images(array: NDArray[Any], name: str, file: str) -> NDArray[np.uint8] | NDArray[np.float32]:
+    if array.ndim < 2 or 0 in array.shape or array.ndim > MAX_IMAGE_DIMENSIONS + 1:
+        raise InvalidInputError(file, f"{name} has shape {array.shape}; expected (images, rows, columns) or alike")
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
+        raise InvalidInputError(file, f"{name} is {array.dtype}; expected uint8 or float32")
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(rounded).all():
+        raise InvalidInputError(file, f"{name} has numbers that are not finite float32")
+    return rounded
+
+
+def _labels(array: NDArray[Any], name: str, file: str) -> NDArray[np.uint8]:
+    if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
+        raise InvalidInputError(file, f"{name} is {array.dtype} of shape {array.shape}; expected integers, (images,)")
+    if array.min() < 0 or array.max() > MAX_LABEL:
+        raise InvalidInputError(file, f"{name} has labels from {array.min()} to {array.max()}; expected 0 to {MAX_LABEL}")
+    return np.ascontiguousarray(array, np.uint8)
 
 
 def parse_idx(content: bytes, name: str, *, dimensions: int) -> NDArray[np.uint8]:

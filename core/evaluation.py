@@ -1,4 +1,4 @@
-"""How well params do on a split of a data set."""
+"""What params make of images, and how well they do on a split of a data set."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -54,6 +54,32 @@ def evaluate(network: Network, params: Params, images: Array, labels: Array, pix
         loss += float(part_loss) * part_labels.shape[0]
         confusion += np.asarray(part_confusion)
     return Evaluation(loss / size, float(np.trace(confusion)) / size, confusion)
+
+
+def predict(
+    network: Network, params: Params, images: NDArray[np.uint8] | NDArray[np.float32], pixels: Pixels
+) -> NDArray[np.float32]:
+    """Gives the probability of each class for images.
+
+    Args:
+        network: The architecture.
+        params: Its params.
+        images: `[N, D]`, uint8 or float32.
+        pixels: How pixels become inputs.
+
+    Returns:
+        `[N, C]`, float32; the rows sum to 1.
+    """
+    size = len(images)
+    # Filled up to a power of two, so that callers with batches of any size cause few compilations, not one each.
+    padded = np.zeros((1 << (size - 1).bit_length(), images.shape[1]), images.dtype)
+    padded[:size] = images
+    return np.asarray(_probabilities(network, params, jnp.asarray(padded), pixels))[:size]
+
+
+@partial(jax.jit, static_argnames=("network", "pixels"))
+def _probabilities(network: Network, params: Params, images: Array, pixels: Pixels) -> Array:
+    return jnp.exp(log_softmax(forward(network, params, scale_pixels(images, pixels))))
 
 
 @partial(jax.jit, static_argnames=("network", "pixels"))

@@ -4,27 +4,23 @@ The layout: layer k, counted from 1, has `W_k` of shape (outputs, inputs) and `b
 layer maps a column x to W_k x + b_k.
 """
 
-import io
-import math
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from handgrad.core import npz
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.network import MAX_PARAMETERS, Affine, Network, Params, fully_connected
+from handgrad.core.optimizers import OptState
 
 MAX_FILE_BYTES = 8 * MAX_PARAMETERS + 2**20
 """The most a parameter file may hold, decompressed: float64 for the largest network, and its headers."""
-
-_ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def to_named_arrays(params: Params) -> dict[str, NDArray[np.float32]]:
@@ -43,6 +39,20 @@ def from_named_arrays(network: Network, arrays: Mapping[str, NDArray[np.float32]
         [{"W": jnp.array(arrays[f"W_{k}"]), "b": jnp.array(arrays[f"b_{k}"][:, 0])} for k in _numbers(arrays)]
     )
     return tuple(next(layers) if isinstance(layer, Affine) else {} for layer in network.layers)
+
+
+def opt_state_to_named_arrays(opt_state: OptState) -> dict[str, NDArray[np.float32]]:
+    """Gives an optimizer's state as arrays: `0.W_1`, `0.b_1`, ... for its first pytree, and so on."""
+    return {
+        f"{slot}.{name}": array for slot, tree in enumerate(opt_state) for name, array in to_named_arrays(tree).items()
+    }
+
+
+def opt_state_from_named_arrays(network: Network, arrays: Mapping[str, NDArray[np.float32]]) -> OptState:
+    """Gives arrays that `opt_state_to_named_arrays` gave as an optimizer's state on the device."""
+    slots = sorted({int(name.partition(".")[0]) for name in arrays})
+    parts = ({name.partition(".")[2]: arrays[name] for name in arrays if name.startswith(f"{k}.")} for k in slots)
+    return tuple(from_named_arrays(network, part) for part in parts)
 
 
 def check_named_arrays(
@@ -97,83 +107,23 @@ def read(content: bytes, file: str) -> dict[str, NDArray[Any]]:
     """
     if not content:
         raise InvalidInputError(file, "the file is empty")
-    if content.startswith(_ZIP_MAGIC):
-        return _read_npz(content, file)
+    if npz.is_zip(content):
+        return npz.read(content, file, MAX_FILE_BYTES)
     try:
         return dict(safetensors.numpy.load(content))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InvalidInputError(file, f"neither a whole .npz nor a whole .safetensors file: {error}") from error
 
 
-def read_metadata(file: Path) -> dict[str, str]:
-    """Reads the metadata in the header of a .safetensors file.
-
-    Raises:
-        InvalidInputError: It is not a whole .safetensors file.
-    """
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            return dict(opened.metadata() or {})
-    except SafetensorError as error:
-        raise InvalidInputError(file.name, f"not a whole .safetensors file: {error}") from error
-
-
-def to_safetensors(arrays: Mapping[str, NDArray[np.float32]], metadata: Mapping[str, str]) -> bytes:
-    """Encodes arrays as a .safetensors file with metadata in its header."""
-    return safetensors.numpy.save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=dict(metadata)
-    )
+def to_safetensors(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Encodes arrays as a .safetensors file: the same bytes for the same arrays."""
+    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
 def _numbers(arrays: Iterable[str]) -> range:
     """Gives the numbers that the layers should have: 1, 2, 3, ..., as many as the arrays' names tell apart."""
     found = {name[2:] for name in arrays if re.fullmatch(r"[Wb]_[0-9]+", name)}
     return range(1, max(len(found), 1) + 1)
-
-
-def _read_npz(content: bytes, file: str) -> dict[str, NDArray[Any]]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return _read_members(archive, file)
-    except InvalidInputError:
-        raise
-    except Exception as error:
-        # Of any kind: zipfile and numpy raise a dozen of them at hostile bytes, and none is a fault of ours.
-        raise InvalidInputError(file, f"the .npz file is damaged or not an .npz file: {error}") from error
-
-
-def _read_members(archive: zipfile.ZipFile, file: str) -> dict[str, NDArray[Any]]:
-    if sum(member.file_size for member in archive.infolist()) > MAX_FILE_BYTES:
-        raise InvalidInputError(file, f"more than {MAX_FILE_BYTES} bytes when decompressed")
-    arrays: dict[str, NDArray[Any]] = {}
-    for member in archive.infolist():
-        name = member.filename.removesuffix(".npy")
-        if name in arrays:
-            raise InvalidInputError(file, f"the array {name} is there twice")
-        with archive.open(member) as stream:
-            arrays[name] = _read_npy(stream, member.file_size, f"the array {name}", file)
-    return arrays
-
-
-def _read_npy(stream: IO[bytes], size: int, array: str, file: str) -> NDArray[Any]:
-    """Reads one .npy, holding its header against the bytes there are before anything of its size is allocated."""
-    try:
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read_header(stream)
-    except ValueError as error:
-        raise InvalidInputError(file, f"{array} is not in numpy's format: {error}") from error
-    if dtype.hasobject:
-        raise InvalidInputError(file, f"{array} holds pickled objects, which are not read; expected float32 or float64")
-    data_size = math.prod(shape) * dtype.itemsize
-    if data_size > size:
-        raise InvalidInputError(file, f"{array} is truncated: {size} bytes, its header promises {data_size}")
-    data = stream.read(data_size)
-    if len(data) != data_size:
-        raise InvalidInputError(
-            file, f"{array} is truncated: {len(data)} bytes of data, its header promises {data_size}"
-        )
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
 
 
 def _float32(array: NDArray[Any], name: str, source: str) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from handgrad.core.config import Pixels, TrainConfig
 from handgrad.core.network import Network, Params, loss_and_grads
-from handgrad.core.optimizers import Optimizer, OptState
+from handgrad.core.optimizers import Hyperparameters, Optimizer, OptState
 
 SECONDS_PER_CALL = 0.03
 """How long a call of the compiled loop should take: long enough to hide the call, short enough to cancel and watch."""
@@ -27,6 +27,22 @@ class TrainState(NamedTuple):
 
     params: Params
     opt_state: OptState
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in a run a state is.
+
+    Attributes:
+        iteration: Iterations done since the run began.
+        epoch_losses: The losses of those of its unfinished epoch, `[iteration % iterations an epoch]`, float32.
+    """
+
+    iteration: int
+    epoch_losses: NDArray[np.float32]
+
+
+FIRST = Position(0, np.empty(0, np.float32))
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,7 @@ def train_iterations(
     images: Array,
     labels: Array,
     permutation: Array,
-    learning_rate: Array,
+    hyperparameters: Hyperparameters,
     start: Array,
     stop: Array,
     *,
@@ -81,7 +97,7 @@ def train_iterations(
         images: `[N, D]`, uint8 or float32; a batch is converted to float32 as it is gathered.
         labels: `[N]`, integer.
         permutation: Indices into the images, `[at least stop * B]`, int32.
-        learning_rate: Scalar, float32.
+        hyperparameters: Scalars, float32.
         start: First iteration, a scalar int32.
         stop: The iteration to stop before, a scalar int32.
         network: The architecture.
@@ -100,7 +116,7 @@ def train_iterations(
         inputs = scale_pixels(images.at[indices].get(mode="promise_in_bounds"), pixels)
         targets = labels.at[indices].get(mode="promise_in_bounds")
         loss, grads = loss_and_grads(network, state.params, inputs, targets)
-        params, opt_state = optimizer.update(grads, state.opt_state, state.params, learning_rate)
+        params, opt_state = optimizer.update(grads, state.opt_state, state.params, hyperparameters)
         return TrainState(params, opt_state), losses.at[i].set(loss)
 
     after: tuple[TrainState, Array] = lax.fori_loop(start, stop, iteration, (state, losses))
@@ -146,8 +162,12 @@ def train(
     images: Array,
     labels: Array,
     permutation_key: Array,
+    start: Position = FIRST,
 ) -> Iterator[Chunk]:
     """Trains a network, some iterations at a time; between two chunks the caller may look, publish or stop.
+
+    A run that goes on from the state and the position after any chunk, with the same key, gives the same bits as one
+    that was never interrupted.
 
     Args:
         network: The architecture.
@@ -157,6 +177,7 @@ def train(
         images: `[N, D]` on the device, uint8 or float32.
         labels: `[N]` on the device, integer.
         permutation_key: Of the epochs' permutations.
+        start: Where in the run `state` is.
 
     Yields:
         A chunk each SECONDS_PER_CALL or so, cut at each epoch's end and each multiple of publish_every_iterations. The
@@ -165,24 +186,26 @@ def train(
     size = images.shape[0]
     per_epoch = config.iterations_per_epoch(size)
     full, rest = divmod(size, config.batch_size)
-    learning_rate = jnp.float32(config.learning_rate)
+    hyperparameters = Hyperparameters(jnp.float32(config.learning_rate), jnp.float32(config.momentum))
     run = partial(train_iterations, network=network, optimizer=optimizer, pixels=config.pixels)
     pace = _FIRST_CALL_ITERATIONS
-    for epoch in range(1, config.epochs + 1):
+    first_epoch, begin = divmod(start.iteration, per_epoch)
+    for epoch in range(first_epoch + 1, config.epochs + 1):
         done = (epoch - 1) * per_epoch
         permutation = jnp.asarray(epoch_permutation(permutation_key, epoch, size))
-        losses = jnp.zeros(full, jnp.float32)
-        start = 0
-        while start < full:
-            stop = min(start + pace, full, _next_publication(done + start, config) - done)
+        known = np.zeros(full, np.float32)
+        known[:begin] = start.epoch_losses[:begin]
+        losses = jnp.array(known)
+        while begin < full:
+            stop = min(begin + pace, full, _next_publication(done + begin, config) - done)
             began = time.perf_counter()
             state, losses = run(
-                state, losses, images, labels, permutation, learning_rate, start, stop, batch_size=config.batch_size
+                state, losses, images, labels, permutation, hyperparameters, begin, stop, batch_size=config.batch_size
             )
-            new = np.array(losses)[start:stop]
+            new = np.array(losses)[begin:stop]
             seconds = time.perf_counter() - began
-            pace = _next_pace(pace, stop - start, seconds)
-            start = stop
+            pace = _next_pace(pace, stop - begin, seconds)
+            begin = stop
             # Summed once, over the whole epoch, so that the cuts do not change its rounding.
             mean = float(np.mean(np.array(losses), dtype=np.float64)) if stop == per_epoch else None
             yield Chunk(epoch, done + stop, new, state, mean)
@@ -190,10 +213,11 @@ def train(
             # Fewer images are another shape, and so another compiled loop, of one iteration.
             tail = permutation[full * config.batch_size :]
             one = jnp.zeros(1, jnp.float32)
-            state, one = run(state, one, images, labels, tail, learning_rate, 0, 1, batch_size=rest)
+            state, one = run(state, one, images, labels, tail, hyperparameters, 0, 1, batch_size=rest)
             new = np.array(one)
             total = float(np.sum(np.array(losses), dtype=np.float64)) * config.batch_size + float(new[0]) * rest
             yield Chunk(epoch, done + per_epoch, new, state, total / size)
+        begin = 0
 
 
 def _next_publication(iteration: int, config: TrainConfig) -> int:

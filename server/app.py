@@ -23,7 +23,9 @@ from handgrad.server.datasets import Datasets
 from handgrad.server.errors import ErrorInterceptor
 from handgrad.server.jobs import Jobs
 from handgrad.server.models import Models
-from handgrad.server.service import MAX_STREAMS, State, TrainingService
+from handgrad.server.service import State, TrainingService
+from handgrad.server.storage import Storage
+from handgrad.server.uploads import Uploads
 from handgrad.server.worker import Worker
 from handgrad.v1 import training_service_pb2
 from handgrad.v1.training_service_pb2_grpc import add_TrainingServiceServicer_to_server
@@ -31,6 +33,13 @@ from handgrad.v1.training_service_pb2_grpc import add_TrainingServiceServicer_to
 log = logging.getLogger(__name__)
 
 SERVICE: Final = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
+MAX_STREAMS: Final = 48
+SNAPSHOT_SECONDS: Final = 5.0
+KEEP_VERSIONS: Final = 32
+KEEP_EVERY: Final = 0
+MAX_QUEUED_JOBS: Final = 256
+MAX_DATASET_BYTES: Final = 512 * 2**20
+MAX_DISK_BYTES: Final = 16 * 2**30
 MAX_THREADS: Final = MAX_STREAMS + 16
 MAX_CALLS: Final = 1024
 """Calls in work or waiting for a thread; gRPC answers those beyond with RESOURCE_EXHAUSTED."""
@@ -47,7 +56,7 @@ class Server:
 
         Args:
             address: "HOST:PORT"; port 0 for a free one.
-            data_dir: Where checkpoints are kept; made if it is not there.
+            data_dir: Where everything is kept; made if it is not there.
             insecure: Whether it may listen on an address that other machines reach.
 
         Raises:
@@ -63,9 +72,9 @@ class Server:
             )
         _check_free(host, int(address.rpartition(":")[2]), address)
         self._lock = _lock(data_dir)
-        jobs, models, datasets = Jobs(), Models(), Datasets()
-        self._worker = Worker(jobs, models, datasets)
-        state = State(jobs, models, datasets, Checkpoints(data_dir / "checkpoints"), self._worker)
+        self._storage = Storage(data_dir, MAX_DISK_BYTES)
+        state = _open(self._storage)
+        self._worker = state.worker
         self._server = grpc.server(
             ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="rpc"),
             interceptors=[ErrorInterceptor()],
@@ -95,8 +104,19 @@ class Server:
         stopped = self._server.stop(GRACE_SECONDS)
         self._worker.stop()
         stopped.wait()
+        self._storage.close()
         os.close(self._lock)
         log.info("stopped")
+
+
+def _open(storage: Storage) -> State:
+    """Puts together what the service serves."""
+    models = Models(storage, keep_versions=KEEP_VERSIONS, keep_every=KEEP_EVERY)
+    jobs = Jobs(storage, models, max_queued=MAX_QUEUED_JOBS)
+    datasets = Datasets(storage)
+    worker = Worker(storage, jobs, models, datasets, snapshot_seconds=SNAPSHOT_SECONDS)
+    uploads = Uploads(storage, datasets, max_bytes=MAX_DATASET_BYTES)
+    return State(jobs, models, datasets, uploads, Checkpoints(storage), storage.objects, worker, MAX_STREAMS)
 
 
 def run(address: str, data_dir: Path, *, insecure: bool, private: bool) -> None:

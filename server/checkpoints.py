@@ -1,146 +1,142 @@
-"""Checkpoints: params saved under a name, in a folder that outlives the server.
+"""Checkpoints: versions saved under a name, which no policy forgets."""
 
-A checkpoint is one .safetensors file, written beside its place, synced, and linked into it, so that a name holds a
-whole file or none. Its header keeps the SHA-256 of the params, which every load verifies.
-"""
-
-import errno
-import logging
-import os
-import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Any
 
-from handgrad.core.config import Pixels
-from handgrad.core.errors import InvalidInputError
 from handgrad.core.network import Network
-from handgrad.core.parameter_files import check_named_arrays, read, read_metadata, to_safetensors
-from handgrad.server.errors import AlreadyExistsError, DamagedError, ExhaustedError, NotFoundError
-from handgrad.server.models import Arrays, Version, joined, sha256
-
-log = logging.getLogger(__name__)
-
-_PARTIAL = ".partial-"
-# The last that a Timestamp holds, in seconds since 1970: the end of the year 9999.
-_LAST_TIMESTAMP = 253_402_300_799
-_PIXELS: dict[str, Pixels | None] = {"": None, "raw": "raw", "unit": "unit"}
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-
+from handgrad.core.parameter_files import read
+from handgrad.server.errors import AlreadyExistsError, NotFoundError, PreconditionError
+from handgrad.server.models import Arrays, Draft, OptimizerState, Version, read_params
+from handgrad.server.storage import Storage, network_from_json, network_to_json
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Params saved under a name. Nothing in it changes.
+    """A version saved under a name. Nothing in it changes.
 
     Attributes:
         name: The name.
-        network: Their architecture.
-        arrays: In the report's layout and order.
-        pixels: As in the version that was saved.
-        sha256: As in the version that was saved.
-        save_time: Seconds since 1970.
+        version: What was saved; its job is empty, and its time is that of the saving.
     """
 
     name: str
-    network: Network
-    arrays: Arrays
-    pixels: Pixels | None
-    sha256: str
-    save_time: float
+    version: Version
 
 
 class Checkpoints:
-    """The checkpoints in a folder that no other server uses. Every method may be called by any thread."""
+    """The checkpoints of a server. Every method may be called by any thread."""
 
-    def __init__(self, folder: Path) -> None:
-        """Makes the folder if it is not there, and removes what a crash left half-written."""
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        for partial in folder.glob(f"{_PARTIAL}*"):
-            log.warning("removing %s, which was never finished", partial.name)
-            partial.unlink(missing_ok=True)
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
 
     def save(self, name: str, version: Version) -> Checkpoint:
-        """Saves a version; when this returns, it is on disk. Saving the same params again changes nothing.
+        """Saves a version; when this returns, it is on disk. Saving the same again changes nothing.
 
         Raises:
             AlreadyExistsError: The name holds other params.
+            NotFoundError: The version was forgotten meanwhile.
+            DamagedError: The version's object is missing or damaged.
             ExhaustedError: The disk is full.
-            DamagedError: The name holds a file that cannot be read.
+            StorageError: The disk fails.
         """
-        save_time = time.time()
-        metadata = {"sha256": version.sha256, "pixels": version.pixels or "", "save_time": repr(save_time)}
-        try:
-            created = self._write(name, to_safetensors(version.arrays, metadata))
-            # Also where the file was there: the one who wrote it may have been killed before it synced the folder.
-            self._sync_folder()
-        except OSError as error:
-            if error.errno in _FULL_DISK:
-                raise ExhaustedError(f"checkpoint {name} was not saved: the server's disk is full") from error
-            raise
-        if created:
-            log.info("checkpoint %s saved from %s version %d", name, version.model, version.number)
-            return Checkpoint(name, version.network, version.arrays, version.pixels, version.sha256, save_time)
-        found = self.load(name)
-        if found.sha256 != version.sha256 or found.network != version.network:
-            raise AlreadyExistsError(
-                f"checkpoint {name} holds other params, and is never overwritten; choose another name"
+        # What is answered must be there: in memory it may be whole where the disk has lost it.
+        self._storage.objects.get(version.params)
+        row = {
+            "name": name,
+            "network": network_to_json(version.network),
+            "model": version.model,
+            "number": version.number,
+            "params": version.params,
+            "optimizer": version.optimizer,
+            "optimizer_name": version.optimizer_name,
+            "params_sha256": version.sha256,
+            "size_bytes": version.size_bytes,
+            "pixels": version.pixels,
+            "iteration": version.iteration,
+            "loss": version.loss,
+            "save_time": time.time(),
+        }
+        with self._storage.database.transaction() as writer:
+            held = writer.execute("SELECT * FROM checkpoints WHERE name = ?", (name,)).fetchone()
+            if held:
+                found = _checkpoint_of(held)
+                if (found.version.params, found.version.optimizer) != (version.params, version.optimizer):
+                    raise AlreadyExistsError(
+                        f"checkpoint {name} holds other params, and is never overwritten; choose another name"
+                    )
+                return found
+            kept = writer.execute(
+                "SELECT 1 FROM versions WHERE model = ? AND number = ? AND params = ?",
+                (version.model, version.number, version.params),
+            ).fetchone()
+            if not kept:
+                raise NotFoundError(f"model {version.model} no longer keeps version {version.number}")
+            writer.execute(
+                f"INSERT INTO checkpoints ({', '.join(row)}) VALUES ({', '.join(f':{key}' for key in row)})",  # noqa: S608
+                row,
             )
-        return found
+        return _checkpoint_of(row)
 
-    def load(self, name: str) -> Checkpoint:
+    def get(self, name: str) -> Checkpoint:
+        """Gives what is known of a checkpoint, or raises NotFoundError."""
+        rows = self._storage.database.read("SELECT * FROM checkpoints WHERE name = ?", name)
+        if not rows:
+            raise NotFoundError(f"there is no checkpoint {name!r}")
+        return _checkpoint_of(rows[0])
+
+    def load(self, name: str, model: str, *, with_optimizer: bool) -> tuple[Network, Draft]:
         """Reads a checkpoint, and verifies its hash.
+
+        Args:
+            name: Its name.
+            model: The model that it is to be published as.
+            with_optimizer: Whether the optimizer's state is read too.
 
         Raises:
             NotFoundError: There is none of that name.
-            DamagedError: Its file is not what was saved.
+            PreconditionError: It has no optimizer state, and that was asked for.
+            DamagedError: A file is not what was saved.
         """
-        try:
-            content = self._path(name).read_bytes()
-        except FileNotFoundError:
-            raise NotFoundError(f"there is no checkpoint {name!r}") from None
-        try:
-            network, arrays = check_named_arrays(read(content, name), name)
-            metadata = read_metadata(self._path(name))
-            expected, pixels, save_time = _parse_metadata(metadata)
-        except (InvalidInputError, KeyError, ValueError) as error:
-            raise DamagedError(f"checkpoint {name} is damaged: {error}") from error
-        found = sha256(joined(arrays))
-        if found != expected:
-            raise DamagedError(f"checkpoint {name} is damaged: its params have SHA-256 {found}, saved was {expected}")
-        return Checkpoint(name, network, arrays, pixels, found, save_time)
+        saved = self.get(name).version
+        if with_optimizer and not saved.optimizer:
+            raise PreconditionError(
+                f"checkpoint {name} has no optimizer state: it was saved from params of a file or of plain SGD"
+            )
+        arrays = read_params(self._storage, saved.params).arrays
+        draft = Draft(model, arrays, None, saved.pixels, "", saved.iteration, saved.loss)
+        if with_optimizer and saved.optimizer:
+            state: Arrays = read(self._storage.objects.get(saved.optimizer), saved.optimizer)
+            draft = replace(draft, optimizer=OptimizerState(saved.optimizer_name, state))
+        return saved.network, draft
 
-    def _write(self, name: str, content: bytes) -> bool:
-        """Writes a file whole, or not at all; says whether it was written or the name was taken."""
-        descriptor, partial = tempfile.mkstemp(prefix=_PARTIAL, dir=self._folder)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            # A link, unlike a rename, fails where the name is taken: of two that save at once, one wins.
-            os.link(partial, self._path(name))
-        except FileExistsError:
-            return False
-        finally:
-            Path(partial).unlink(missing_ok=True)
-        return True
+    def delete(self, name: str) -> None:
+        """Deletes a checkpoint, or raises NotFoundError."""
+        with self._storage.database.transaction() as writer:
+            saved = self.get(name).version
+            writer.execute("DELETE FROM checkpoints WHERE name = ?", (name,))
+        self._storage.release([saved.params, saved.optimizer])
 
-    def _sync_folder(self) -> None:
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.safetensors"
+    def page(self, size: int, after: str) -> list[Checkpoint]:
+        """Gives checkpoints by name, at most `size`, those whose name comes after `after`."""
+        rows = self._storage.database.read("SELECT * FROM checkpoints WHERE name > ? ORDER BY name LIMIT ?", after, size)
+        return [_checkpoint_of(row) for row in rows]
 
 
-def _parse_metadata(metadata: Mapping[str, str]) -> tuple[str, Pixels | None, float]:
-    """Gives hash, pixels and time of saving; a KeyError or ValueError where they are not such."""
-    save_time = float(metadata["save_time"])
-    if not 0 <= save_time <= _LAST_TIMESTAMP:
-        raise ValueError(f"it was saved at {save_time}")
-    return metadata["sha256"], _PIXELS[metadata["pixels"]], save_time
+def _checkpoint_of(row: Mapping[str, Any] | Any) -> Checkpoint:
+    version = Version(
+        model=row["model"],
+        number=row["number"],
+        network=network_from_json(row["network"]),
+        params=row["params"],
+        optimizer=row["optimizer"],
+        optimizer_name=row["optimizer_name"],
+        sha256=row["params_sha256"],
+        size_bytes=row["size_bytes"],
+        pixels=row["pixels"],
+        publish_time=row["save_time"],
+        job="",
+        iteration=row["iteration"],
+        loss=row["loss"],
+    )
+    return Checkpoint(row["name"], version)

@@ -1,21 +1,26 @@
 """The contract's messages from and to the server's own types: `x_to_proto`, `x_from_proto`."""
 
+import math
+import sys
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
+from numpy.typing import NDArray
 
 from handgrad.core.config import Pixels, TrainConfig
-from handgrad.core.datasets import Dataset
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.evaluation import Evaluation
 from handgrad.core.network import Network
 from handgrad.server.checkpoints import Checkpoint
-from handgrad.server.datasets import MNIST, SplitName
-from handgrad.server.jobs import Epoch, Job, JobState, Progress
-from handgrad.server.models import Version
+from handgrad.server.datasets import MNIST, SplitName, Summary
+from handgrad.server.jobs import Epoch, Event, Job, JobState, Progress
+from handgrad.server.models import Data, Model, Version
 from handgrad.server.names import check_name
 from handgrad.server.planning import NetworkRequest, TrainSettings
+from handgrad.server.uploads import File
 from handgrad.v1 import dataset_pb2, job_pb2, network_pb2, params_pb2, training_service_pb2
 
 MAX_INLINED_BYTES: Final = 3 * 2**20
@@ -43,7 +48,16 @@ _STATES: Final[dict[JobState, job_pb2.JobState.ValueType]] = {
     JobState.FAILED: job_pb2.JOB_STATE_FAILED,
     JobState.CANCELLED: job_pb2.JOB_STATE_CANCELLED,
 }
-_OVERRIDES: Final = ("batch_size", "epochs", "learning_rate", "seed", "publish_every_iterations")
+_STATES_FROM_PROTO: Final = {value: state for state, value in _STATES.items()}
+_DTYPES: Final[dict[int, np.dtype[Any]]] = {
+    params_pb2.DATA_TYPE_UINT8: np.dtype(np.uint8),
+    params_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+}
+_DATA_TYPES: Final = {"uint8": params_pb2.DATA_TYPE_UINT8, "float32": params_pb2.DATA_TYPE_FLOAT32}
+_OVERRIDES: Final = ("batch_size", "epochs", "learning_rate", "seed", "publish_every_iterations", "momentum")
+
+MAX_PAGE: Final = 100
+MAX_DIMENSIONS: Final = 8
 
 
 def pixels_from_proto(value: int, field: str = "pixels") -> Pixels | None:
@@ -71,6 +85,7 @@ def settings_from_proto(request: training_service_pb2.TrainRequest) -> TrainSett
         if request.HasField("network")
         else None,
         pixels=pixels_from_proto(request.pixels),
+        continue_optimizer=not request.fresh_optimizer,
         overrides={field: getattr(request, field) for field in _OVERRIDES if request.HasField(field)},
     )
 
@@ -95,28 +110,99 @@ def config_to_proto(network: Network, config: TrainConfig) -> job_pb2.TrainConfi
         pixels=_PIXELS_TO_PROTO[config.pixels],
         seed=config.seed,
         publish_every_iterations=config.publish_every_iterations,
+        momentum=config.momentum,
     )
 
 
-def job_to_proto(job: Job) -> job_pb2.Job:
-    """Gives a job as it stands."""
-    request, status = job.request, job.status
+def job_to_proto(job: Job, iteration: int | None = None) -> job_pb2.Job:
+    """Gives a job as it stands, or with more iterations done than are committed."""
+    request = job.request
     return job_pb2.Job(
         job=job.name,
         model=request.model,
         dataset=request.dataset,
         config=config_to_proto(request.network, request.config),
-        state=_STATES[status.state],
-        error=status.error,
-        iteration=job.iteration,
+        state=_STATES[job.state],
+        error=job.error,
+        iteration=job.iteration if iteration is None else iteration,
         iterations=request.iterations,
         iterations_per_epoch=request.iterations_per_epoch,
-        version=status.version.number if status.version else 0,
-        params_sha256=status.version.sha256 if status.version else "",
-        create_time=_timestamp(job.create_time),
-        start_time=_timestamp(status.start_time),
-        end_time=_timestamp(status.end_time),
+        version=job.version,
+        params_sha256=job.params_sha256,
+        create_time=timestamp(job.create_time),
+        start_time=timestamp(job.start_time),
+        end_time=timestamp(job.end_time),
+        client=job.client,
+        request_id=job.request_id,
+        sequence=job.sequence,
+        resumes=job.resumes,
+        continued_optimizer_state=job.continued,
     )
+
+
+def event_to_proto(job: Job, event: Event) -> job_pb2.JobEvent:
+    """Gives a part of a job's history; the job as it is now tells what it was then."""
+    message = job_pb2.JobEvent(sequence=event.sequence, time=timestamp(event.time))
+    body = dict(event.body)
+    if event.kind == "epoch":
+        message.epoch.CopyFrom(job_pb2.Epoch(**body))
+    elif event.kind == "published":
+        message.published.CopyFrom(
+            params_pb2.ParamsVersion(
+                model=job.request.model,
+                network=network_to_proto(job.request.network),
+                pixels=_PIXELS_TO_PROTO[job.request.config.pixels],
+                job=job.name,
+                publish_time=timestamp(body.pop("publish_time")),
+                **body,
+            )
+        )
+    elif event.kind == "finished":
+        message.finished.CopyFrom(job_to_proto(job))
+    else:
+        # As it was at that moment, so that the same event is told the same at any time.
+        then = job_to_proto(job, 0)
+        for field in ("error", "version", "params_sha256", "end_time", "resumes"):
+            then.ClearField(field)  # type: ignore[arg-type]
+        then.sequence = event.sequence
+        if event.kind == "started":
+            then.state = job_pb2.JOB_STATE_RUNNING
+            message.started.CopyFrom(then)
+        else:
+            then.state = job_pb2.JOB_STATE_QUEUED
+            then.ClearField("start_time")
+            then.ClearField("continued_optimizer_state")
+            message.accepted.CopyFrom(then)
+    return message
+
+
+def states_from_proto(values: Sequence[int]) -> list[JobState]:
+    """Gives the states that a filter names."""
+    for value in values:
+        if value not in _STATES_FROM_PROTO:
+            raise InvalidInputError("states", f"JOB_STATE_QUEUED to JOB_STATE_CANCELLED; got {value}")
+    return [_STATES_FROM_PROTO[value] for value in values]  # type: ignore[index]
+
+
+def page_size_from_proto(size: int) -> int:
+    """Gives how many to list, MAX_PAGE where nothing is said."""
+    if size < 0:
+        raise InvalidInputError("page_size", f"0 or more; got {size}")
+    return min(size or MAX_PAGE, MAX_PAGE)
+
+
+def job_page_from_proto(token: str) -> int:
+    """Gives the number of the job that the page before ended with."""
+    if not token:
+        return sys.maxsize
+    if not (token.isascii() and token.isdigit() and len(token) < len(str(sys.maxsize))):
+        raise InvalidInputError("page_token", f"what an answer gave as next_page_token, or nothing; got {token[:80]!r}")
+    return int(token)
+
+
+def name_page_from_proto(token: str) -> str:
+    """Gives the name that the page before ended with."""
+    return token and check_name(token, "page_token")
 
 
 def epoch_to_proto(epoch: Epoch) -> job_pb2.Epoch:
@@ -141,53 +227,116 @@ def version_to_proto(version: Version) -> params_pb2.ParamsVersion:
         version=version.number,
         params_sha256=version.sha256,
         network=network_to_proto(version.network),
-        publish_time=_timestamp(version.publish_time),
+        publish_time=timestamp(version.publish_time),
         job=version.job,
         iteration=version.iteration,
         loss=version.loss,
-        size_bytes=len(version.data),
+        size_bytes=version.size_bytes,
         pixels=_PIXELS_TO_PROTO[version.pixels],
+        optimizer_state=version.optimizer is not None,
     )
 
 
-@lru_cache(maxsize=16)
-def params_to_proto(version: Version) -> training_service_pb2.GetParamsResponse:
-    """Gives a version, with its arrays if they are small enough. Kept for the next caller: it must not be changed."""
-    inlined = len(version.data) <= MAX_INLINED_BYTES
-    tensors = [
+def tensors_to_proto(data: Data, *, inlined: bool) -> list[params_pb2.Tensor]:
+    """Gives arrays, with their elements or without."""
+    return [
         params_pb2.Tensor(
             name=name,
             data_type=params_pb2.DATA_TYPE_FLOAT32,
             shape=array.shape,
             data=array.tobytes() if inlined else b"",
         )
-        for name, array in version.arrays.items()
+        for name, array in data.arrays.items()
     ]
+
+
+@lru_cache(maxsize=16)
+def params_to_proto(version: Version, data: Data) -> training_service_pb2.GetParamsResponse:
+    """Gives a version, with its arrays if they are small enough. Kept for the next caller: it must not be changed."""
+    inlined = version.size_bytes <= MAX_INLINED_BYTES
+    tensors = tensors_to_proto(data, inlined=inlined)
     return training_service_pb2.GetParamsResponse(
         params_version=version_to_proto(version), tensors=tensors, inlined=inlined
     )
 
 
-def checkpoint_to_proto(checkpoint: Checkpoint) -> params_pb2.Checkpoint:
-    """Gives what is known of a checkpoint, without its arrays."""
-    return params_pb2.Checkpoint(
-        checkpoint=checkpoint.name,
-        params_sha256=checkpoint.sha256,
-        network=network_to_proto(checkpoint.network),
-        save_time=_timestamp(checkpoint.save_time),
-        pixels=_PIXELS_TO_PROTO[checkpoint.pixels],
+def model_to_proto(model: Model, job: str) -> params_pb2.Model:
+    """Gives a model, and the job that is on it."""
+    newest = model.versions.get(model.newest)
+    return params_pb2.Model(
+        model=model.name,
+        network=network_to_proto(model.network),
+        newest=version_to_proto(newest) if newest else None,
+        versions=list(model.versions),
+        job=job,
     )
 
 
-def dataset_to_proto(name: str, dataset: Dataset) -> dataset_pb2.Dataset:
+def checkpoint_to_proto(checkpoint: Checkpoint) -> params_pb2.Checkpoint:
+    """Gives what is known of a checkpoint, without its arrays."""
+    saved = checkpoint.version
+    return params_pb2.Checkpoint(
+        checkpoint=checkpoint.name,
+        params_sha256=saved.sha256,
+        network=network_to_proto(saved.network),
+        save_time=timestamp(saved.publish_time),
+        pixels=_PIXELS_TO_PROTO[saved.pixels],
+        optimizer_state=saved.optimizer is not None,
+        size_bytes=saved.size_bytes,
+        model=saved.model,
+        version=saved.number,
+        iteration=saved.iteration,
+        loss=saved.loss,
+    )
+
+
+def files_from_proto(files: Sequence[dataset_pb2.UploadFile]) -> tuple[File, ...]:
+    """Gives the files of an upload."""
+    return tuple(File(file.file, file.size_bytes, file.sha256) for file in files)
+
+
+def dataset_to_proto(name: str, summary: Summary) -> dataset_pb2.Dataset:
     """Gives what is known of a data set, without its images."""
     return dataset_pb2.Dataset(
         dataset=name,
-        train_images=len(dataset.train.labels),
-        test_images=len(dataset.test.labels),
-        rows=dataset.rows,
-        columns=dataset.columns,
-        classes=dataset.classes,
+        train_images=summary.train_images,
+        test_images=summary.test_images,
+        image_shape=summary.image_shape,
+        classes=summary.classes,
+        data_type=_DATA_TYPES[summary.data_type],
+        sha256=summary.sha256,
+        size_bytes=summary.size_bytes,
+        create_time=timestamp(summary.create_time),
+    )
+
+
+def images_from_proto(tensor: params_pb2.Tensor, inputs: int) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Gives the images of a Predict request as `[N, D]`."""
+    dtype = _DTYPES.get(tensor.data_type)
+    if dtype is None:
+        raise InvalidInputError("images.data_type", f"UINT8 or FLOAT32; got {tensor.data_type}")
+    shape = list(tensor.shape)
+    if not 2 <= len(shape) <= MAX_DIMENSIONS or min(shape) < 1 or math.prod(shape[1:]) != inputs:
+        raise InvalidInputError(
+            "images.shape", f"(images, ...) with {inputs} numbers an image, the network's inputs; got {shape[:8]}"
+        )
+    if len(tensor.data) != math.prod(shape) * dtype.itemsize:
+        raise InvalidInputError(
+            "images.data", f"{math.prod(shape) * dtype.itemsize} bytes for that shape; got {len(tensor.data)}"
+        )
+    images = np.frombuffer(tensor.data, dtype).reshape(shape[0], inputs)
+    if dtype != np.uint8 and not np.isfinite(images).all():
+        raise InvalidInputError("images.data", "finite numbers; got NaN or infinity")
+    return images
+
+
+def prediction_to_proto(version: Version, probabilities: NDArray[np.float32]) -> training_service_pb2.PredictResponse:
+    """Gives the classes of images."""
+    return training_service_pb2.PredictResponse(
+        params_version=version_to_proto(version),
+        labels=probabilities.argmax(axis=1).tolist(),
+        classes=probabilities.shape[1],
+        probabilities=probabilities.ravel().tolist(),
     )
 
 
@@ -203,7 +352,8 @@ def evaluation_to_proto(version: Version, evaluation: Evaluation) -> training_se
     )
 
 
-def _timestamp(seconds: float | None) -> Timestamp | None:
+def timestamp(seconds: float | None) -> Timestamp | None:
+    """Gives seconds since 1970; None for None."""
     if seconds is None:
         return None
     timestamp = Timestamp()

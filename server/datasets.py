@@ -1,107 +1,218 @@
-"""Data sets by name: MNIST, which ships with handgrad, and those that callers upload."""
+"""Data sets by name: MNIST, which ships with handgrad, and those that callers uploaded, kept once for each content."""
 
 import hashlib
+import json
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import jax.numpy as jnp
 from jax import Array
 
-from handgrad.core.datasets import IDX_FILES, Dataset, Split, mnist, parse_idx_files
-from handgrad.server.errors import AlreadyExistsError, ExhaustedError, NotFoundError
+from handgrad.core.datasets import Dataset, Split, from_arrays, mnist, to_arrays
+from handgrad.core.parameter_files import read, to_safetensors
+from handgrad.server.errors import AlreadyExistsError, NotFoundError, PreconditionError
+from handgrad.server.storage import Storage
 
 log = logging.getLogger(__name__)
 
 MNIST: Final = "mnist"
-MAX_UPLOAD_BYTES: Final = 512 * 2**20
-"""The most that the files of one upload may have together, as they are sent."""
-
-MAX_HELD_BYTES: Final = 2 * 2**30
-"""The most that all uploaded data sets may have together, decompressed."""
 
 SPLITS_ON_DEVICE: Final = 4
 """Splits that are kept on the device. The one that was used longest ago makes room."""
+
+DATASETS_IN_MEMORY: Final = 2
 
 SplitName: TypeAlias = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
-class _Held:
-    dataset: Dataset
+class Summary:
+    """What is known of a data set without its images.
+
+    Attributes:
+        train_images: Images of the training split.
+        test_images: Images of the test split.
+        image_shape: Shape of an image.
+        classes: Labels are 0 to classes - 1.
+        data_type: "uint8" or "float32".
+        sha256: Of x_train, y_train, x_test, y_test, one after the other.
+        size_bytes: Of these together.
+        create_time: Seconds since 1970; None for the one that ships with handgrad.
+    """
+
+    train_images: int
+    test_images: int
+    image_shape: tuple[int, ...]
+    classes: int
+    data_type: str
     sha256: str
+    size_bytes: int
+    create_time: float | None = None
+
+    @property
+    def inputs(self) -> int:
+        """Numbers of one image."""
+        inputs = 1
+        for length in self.image_shape:
+            inputs *= length
+        return inputs
 
 
 class Datasets:
     """The data sets of a server. Every method but `on_device` may be called by any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
         self._lock = threading.Lock()
-        self._uploaded: dict[str, _Held] = {}
-        self._mnist: Dataset | None = None
+        self._mnist: tuple[Dataset, Summary] | None = None
+        self._in_memory: OrderedDict[str, Dataset] = OrderedDict()
         self._on_device: OrderedDict[tuple[str, SplitName], tuple[Array, Array]] = OrderedDict()
 
-    def get(self, name: str) -> Dataset:
-        """Gives a data set.
+    def describe(self, name: str) -> Summary:
+        """Gives what is known of a data set, or raises NotFoundError."""
+        if name == MNIST:
+            return self._shipped()[1]
+        return _summary_of(self._row(name))
+
+    def find(self, name: str, files_sha256: str) -> str | None:
+        """Gives the name of a data set that came in files of that hash, and has that name if it is not empty, or None."""
+        rows = self._storage.database.read(
+            "SELECT name FROM datasets WHERE files_sha256 = ? AND (? = '' OR name = ?) LIMIT 1",
+            *(files_sha256, name, name),
+        )
+        return rows[0]["name"] if rows else None
+
+    def check_name_free(self, name: str, files_sha256: str) -> None:
+        """Raises AlreadyExistsError where a name holds a data set that came in other files."""
+        rows = self._storage.database.read("SELECT files_sha256 FROM datasets WHERE name = ?", name)
+        if name == MNIST or (rows and rows[0]["files_sha256"] != files_sha256):
+            raise AlreadyExistsError(f"the name {name} holds another data set; choose another name")
+
+    def add(self, name: str, dataset: Dataset, files_sha256: str) -> str:
+        """Keeps a data set; when this returns, it is on disk. Adding the same again changes nothing.
+
+        Args:
+            name: Its name; empty for one made from its SHA-256.
+            dataset: The data set.
+            files_sha256: Hash of the files that it came in.
+
+        Returns:
+            The name.
+
+        Raises:
+            AlreadyExistsError: The name holds another data set.
+            ExhaustedError: The disk is full, or holds as much as it may.
+            StorageError: The disk fails.
+        """
+        summary = summarize(dataset)
+        name = name or f"dataset-{summary.sha256[:12]}"
+        content = to_safetensors(to_arrays(dataset))
+        self._storage.objects.check_room(len(content))
+        with self._storage.objects.put(content) as (key,), self._storage.database.transaction() as writer:
+            held = writer.execute("SELECT sha256 FROM datasets WHERE name = ?", (name,)).fetchone()
+            if name == MNIST or (held and held["sha256"] != summary.sha256):
+                raise AlreadyExistsError(f"the name {name} holds another data set; choose another name")
+            if not held:
+                known = {key: value for key, value in vars(summary).items() if key != "create_time"}
+                writer.execute(
+                    "INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?)",
+                    (name, key, summary.sha256, files_sha256, json.dumps(known), time.time()),
+                )
+        log.info("data set %s is kept, %d training images", name, summary.train_images)
+        return name
+
+    def delete(self, name: str) -> None:
+        """Deletes a data set.
 
         Raises:
             NotFoundError: There is none of that name.
+            PreconditionError: A job that has not ended needs it, or it ships with handgrad.
         """
-        with self._lock:
-            if name == MNIST:
-                self._mnist = self._mnist or mnist()
-                return self._mnist
-            if name not in self._uploaded:
-                raise NotFoundError(f"there is no data set {name!r}; there are {', '.join([MNIST, *self._uploaded])}")
-            return self._uploaded[name].dataset
+        if name == MNIST:
+            raise PreconditionError(f"data set {MNIST} ships with the server")
+        with self._storage.database.transaction() as writer:
+            row = self._row(name)
+            job = writer.execute(
+                "SELECT name FROM jobs WHERE dataset = ? AND state IN ('queued', 'running') LIMIT 1", (name,)
+            ).fetchone()
+            if job:
+                raise PreconditionError(f"{job['name']} needs data set {name}; wait for it, or cancel it")
+            writer.execute("DELETE FROM datasets WHERE name = ?", (name,))
+        self._storage.release([row["object"]])
 
-    def add(self, name: str, files: Mapping[str, bytes]) -> tuple[str, Dataset]:
-        """Parses the four IDX files of a data set, and keeps it under a name.
-
-        Args:
-            name: Its name; empty for one made from the files' SHA-256, the same for the same files.
-            files: The content of each file, gzipped or not, by its name in IDX_FILES.
-
-        Returns:
-            The name and the data set.
-
-        Raises:
-            InvalidInputError: A file is missing or malformed.
-            AlreadyExistsError: The name holds another data set.
-            ExhaustedError: There is no room for it.
-        """
-        dataset = parse_idx_files(files)
-        digest = hashlib.sha256()
-        for file in IDX_FILES:
-            digest.update(hashlib.sha256(files[file]).digest())
-        sha256 = digest.hexdigest()
-        name = name or f"dataset-{sha256[:12]}"
-        with self._lock:
-            held = self._uploaded.get(name)
-            if name == MNIST or (held and held.sha256 != sha256):
-                raise AlreadyExistsError(f"the name {name} holds another data set; choose another name")
-            if held is None:
-                size = sum(_size(each.dataset) for each in self._uploaded.values()) + _size(dataset)
-                if size > MAX_HELD_BYTES:
-                    raise ExhaustedError(f"data sets would hold {size} bytes; at most {MAX_HELD_BYTES} are kept")
-                self._uploaded[name] = _Held(dataset, sha256)
-                log.info("data set %s uploaded, %d training images", name, len(dataset.train.labels))
-            return name, dataset
+    def page(self, size: int, after: str) -> list[tuple[str, Summary]]:
+        """Gives data sets by name, at most `size`, those whose name comes after `after`."""
+        rows = self._storage.database.read("SELECT * FROM datasets WHERE name > ? ORDER BY name LIMIT ?", after, size)
+        found = [(row["name"], _summary_of(row)) for row in rows]
+        if after < MNIST:
+            found.append((MNIST, self.describe(MNIST)))
+        return sorted(found, key=lambda each: each[0])[:size]
 
     def on_device(self, name: str, split: SplitName) -> tuple[Array, Array]:
-        """Gives images `[N, D]` and labels `[N]` on the device. For the device's thread only."""
-        key = (name, split)
+        """Gives images `[N, D]` and labels `[N]` on the device. For the device's thread only.
+
+        Raises:
+            NotFoundError: There is none of that name.
+            DamagedError: Its object is missing or damaged.
+        """
+        key = (MNIST if name == MNIST else self._row(name)["object"], split)
         if key not in self._on_device:
-            part: Split = getattr(self.get(name), split)
+            part: Split = getattr(self._load(key[0]), split)
             self._on_device[key] = jnp.asarray(part.images), jnp.asarray(part.labels)
             if len(self._on_device) > SPLITS_ON_DEVICE:
                 self._on_device.popitem(last=False)
         self._on_device.move_to_end(key)
         return self._on_device[key]
 
+    def _load(self, key: str) -> Dataset:
+        if key == MNIST:
+            return self._shipped()[0]
+        with self._lock:
+            if key not in self._in_memory:
+                self._in_memory[key] = from_arrays(read(self._storage.objects.get(key), key), key)
+                if len(self._in_memory) > DATASETS_IN_MEMORY:
+                    self._in_memory.popitem(last=False)
+            self._in_memory.move_to_end(key)
+            return self._in_memory[key]
 
-def _size(dataset: Dataset) -> int:
-    return dataset.train.images.nbytes + dataset.test.images.nbytes
+    def _shipped(self) -> tuple[Dataset, Summary]:
+        with self._lock:
+            if self._mnist is None:
+                dataset = mnist()
+                self._mnist = dataset, summarize(dataset)
+            return self._mnist
+
+    def _row(self, name: str) -> Mapping[str, Any]:
+        rows = self._storage.database.read("SELECT * FROM datasets WHERE name = ?", name)
+        if not rows:
+            names = [MNIST, *(row[0] for row in self._storage.database.read("SELECT name FROM datasets LIMIT 20"))]
+            raise NotFoundError(f"there is no data set {name!r}; there are {', '.join(names)}")
+        return dict(rows[0])
+
+
+def summarize(dataset: Dataset) -> Summary:
+    """Gives what is known of a data set without its images."""
+    digest = hashlib.sha256()
+    size_bytes = 0
+    for array in to_arrays(dataset).values():
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        size_bytes += array.nbytes
+    return Summary(
+        len(dataset.train.labels),
+        len(dataset.test.labels),
+        dataset.image_shape,
+        dataset.classes,
+        str(dataset.train.images.dtype),
+        digest.hexdigest(),
+        size_bytes,
+    )
+
+
+def _summary_of(row: Mapping[str, Any] | Any) -> Summary:
+    known = json.loads(row["summary"])
+    return Summary(**known | {"image_shape": tuple(known["image_shape"]), "create_time": row["create_time"]})

@@ -44,6 +44,10 @@ class DamagedError(ServiceError):
     """What was saved cannot be read back."""
 
 
+class StorageError(ServiceError):
+    """The server's disk fails. What was answered before is kept; it may be tried again."""
+
+
 class StoppingError(ServiceError):
     """The server is stopping."""
 
@@ -55,6 +59,7 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
     PreconditionError: grpc.StatusCode.FAILED_PRECONDITION,
     ExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DamagedError: grpc.StatusCode.DATA_LOSS,
+    StorageError: grpc.StatusCode.UNAVAILABLE,
     StoppingError: grpc.StatusCode.UNAVAILABLE,
 }
 

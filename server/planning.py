@@ -31,6 +31,7 @@ class TrainSettings:
         dataset: Name of the data set.
         network: The network; None for the model's, otherwise the preset's.
         pixels: None for the model's, otherwise the preset's.
+        continue_optimizer: As in JobRequest.
         overrides: Numbers for other attributes of TrainConfig, which replace the preset's.
     """
 
@@ -39,6 +40,7 @@ class TrainSettings:
     dataset: str
     network: NetworkRequest | None
     pixels: Pixels | None
+    continue_optimizer: bool
     overrides: Mapping[str, Any]
 
 
@@ -50,7 +52,7 @@ def plan(settings: TrainSettings, models: Models, datasets: Datasets) -> JobRequ
         NotFoundError: There is no such data set.
     """
     start = preset(settings.preset)
-    data = datasets.get(settings.dataset)
+    data = datasets.describe(settings.dataset)
     newest = models.newest(settings.model)
     network = models.network(settings.model)
     if settings.network or not network:
@@ -59,9 +61,10 @@ def plan(settings: TrainSettings, models: Models, datasets: Datasets) -> JobRequ
     check_fit(network, data.inputs, data.classes, settings.dataset)
     pixels = settings.pixels or (newest and newest.pixels) or start.config.pixels
     config = replace(start.config, pixels=pixels, **settings.overrides)
-    train_images = len(data.train.labels)
-    config.check(network, train_images)
-    return JobRequest(settings.model, settings.dataset, network, config, train_images)
+    config.check(network, data.train_images)
+    return JobRequest(
+        settings.model, settings.dataset, network, config, data.train_images, settings.continue_optimizer
+    )
 
 
 def check_fit(network: Network, inputs: int, classes: int, dataset: str) -> None:

@@ -1,5 +1,6 @@
 """The servicer: each method parses a request, calls, and encodes the answer."""
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,29 +10,29 @@ from typing import Final
 
 import grpc
 
-from handgrad.core.datasets import IDX_FILES
 from handgrad.core.errors import InvalidInputError
-from handgrad.core.evaluation import evaluate
+from handgrad.core.evaluation import evaluate, predict
+from handgrad.core.network import Network
 from handgrad.core.parameter_files import MAX_FILE_BYTES, check_named_arrays, from_named_arrays, read
 from handgrad.server import convert
 from handgrad.server.checkpoints import Checkpoints
-from handgrad.server.datasets import MAX_UPLOAD_BYTES, Datasets
-from handgrad.server.errors import ExhaustedError, PreconditionError
-from handgrad.server.jobs import Job, Jobs, Progress
-from handgrad.server.models import Models
+from handgrad.server.datasets import Datasets
+from handgrad.server.disk import Objects
+from handgrad.server.errors import ExhaustedError, StoppingError
+from handgrad.server.jobs import Caller, Job, Jobs, Progress
+from handgrad.server.models import Draft, Models, Version
 from handgrad.server.names import check_name
 from handgrad.server.planning import check_fit, plan
+from handgrad.server.uploads import CHUNK_BYTES, Uploads
 from handgrad.server.worker import Worker
+from handgrad.v1 import job_pb2
 from handgrad.v1 import training_service_pb2 as pb
 from handgrad.v1.training_service_pb2_grpc import TrainingServiceServicer
 
-MAX_STREAMS: Final = 48
-"""Streams open at once. Each holds one of the server's threads; `app` has more of them, so that calls find one."""
-
-CHUNK_BYTES: Final = 2**20
 LOSSES_PER_REPLY: Final = 300_000
 """So many, with 100,000 epochs, which is the most there are, stay below the 4 MB that gRPC receives."""
 
+MAX_REQUEST_ID_BYTES: Final = 128
 SECONDS_BETWEEN_PROGRESS: Final = 0.1
 _SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -43,9 +44,16 @@ class State:
     jobs: Jobs
     models: Models
     datasets: Datasets
+    uploads: Uploads
     checkpoints: Checkpoints
+    objects: Objects
     worker: Worker
-    streams: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(MAX_STREAMS))
+    max_streams: int
+    streams: BoundedSemaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Makes room for the streams: each holds one of the server's threads, of which `app` has more."""
+        self.streams = BoundedSemaphore(self.max_streams)
 
 
 class TrainingService(TrainingServiceServicer):
@@ -55,65 +63,134 @@ class TrainingService(TrainingServiceServicer):
         self._state = state
 
     def Train(self, request: pb.TrainRequest, context: grpc.ServicerContext) -> Iterator[pb.TrainResponse]:  # noqa: N802
-        """Starts a job and streams its progress."""
+        """Starts a job and streams its history."""
         state = self._state
         with self._stream():
-            job = state.worker.submit(plan(convert.settings_from_proto(request), state.models, state.datasets))
-            yield pb.TrainResponse(accepted=convert.job_to_proto(job))
-            yield from _events(job, context)
+            caller = _caller(request, context)
+            job = state.worker.submit(plan(convert.settings_from_proto(request), state.models, state.datasets), caller)
+            if request.cancel_on_disconnect:
+                # A server that stops is no caller that goes away: whether the job ends then is the next start's to say.
+                context.add_callback(
+                    lambda: None if state.worker.stopping else state.jobs.cancel(job, "its caller went away") and None
+                )
+            for event in self._events(job, 0, context):
+                yield pb.TrainResponse(event=event)
+
+    def GetJob(self, request: pb.GetJobRequest, context: grpc.ServicerContext) -> pb.GetJobResponse:  # noqa: N802
+        """Gives a job."""
+        del context
+        return pb.GetJobResponse(job=self._job_to_proto(self._job(request.job)))
+
+    def ListJobs(self, request: pb.ListJobsRequest, context: grpc.ServicerContext) -> pb.ListJobsResponse:  # noqa: N802
+        """Lists jobs."""
+        del context
+        size = convert.page_size_from_proto(request.page_size)
+        jobs = self._state.jobs.page(
+            size + 1,
+            convert.job_page_from_proto(request.page_token),
+            states=convert.states_from_proto(request.states),
+            model=request.model and check_name(request.model, "model"),
+            client=request.client and check_name(request.client, "client"),
+        )
+        return pb.ListJobsResponse(
+            jobs=[self._job_to_proto(job) for job in jobs[:size]],
+            next_page_token=str(jobs[size - 1].number) if len(jobs) > size else "",
+        )
 
     def CancelJob(self, request: pb.CancelJobRequest, context: grpc.ServicerContext) -> pb.CancelJobResponse:  # noqa: N802
         """Asks a job to stop."""
         del context
-        job = self._state.jobs.get(check_name(request.job, "job"))
-        self._state.worker.cancel(job, "cancelled by CancelJob")
-        return pb.CancelJobResponse(job=convert.job_to_proto(job))
+        job = self._state.jobs.cancel(self._job(request.job), "cancelled by CancelJob")
+        return pb.CancelJobResponse(job=self._job_to_proto(job))
+
+    def WatchJob(self, request: pb.WatchJobRequest, context: grpc.ServicerContext) -> Iterator[pb.WatchJobResponse]:  # noqa: N802
+        """Streams a job's history."""
+        job = self._job(request.job)
+        if not 0 <= request.after_sequence <= job.sequence:
+            raise InvalidInputError(
+                "after_sequence", f"from 0 to {job.sequence}, its newest event; got {request.after_sequence}"
+            )
+        with self._stream():
+            for event in self._events(job, request.after_sequence, context):
+                yield pb.WatchJobResponse(event=event)
 
     def GetLoss(self, request: pb.GetLossRequest, context: grpc.ServicerContext) -> pb.GetLossResponse:  # noqa: N802
         """Gives losses."""
         del context
-        job = self._state.jobs.get(check_name(request.job, "job"))
+        job = self._job(request.job)
         for name, value in (("skip", request.skip), ("limit", request.limit)):
             if value < 0:
                 raise InvalidInputError(name, f"0 or more; got {value}")
-        losses = job.losses(request.skip, min(request.limit or LOSSES_PER_REPLY, LOSSES_PER_REPLY))
+        losses = self._state.jobs.losses(job, request.skip, min(request.limit or LOSSES_PER_REPLY, LOSSES_PER_REPLY))
         return pb.GetLossResponse(
-            job=convert.job_to_proto(job),
+            job=self._job_to_proto(job),
             losses=losses.tolist(),
-            epochs=[convert.epoch_to_proto(epoch) for epoch in list(job.epochs)],
+            epochs=[convert.epoch_to_proto(epoch) for epoch in self._state.jobs.epochs(job)],
         )
 
     def GetParams(self, request: pb.GetParamsRequest, context: grpc.ServicerContext) -> pb.GetParamsResponse:  # noqa: N802
         """Gives a version's params."""
         del context
-        return convert.params_to_proto(self._state.models.get(*_version_asked(request)))
+        if request.if_newer_than < 0 or (request.if_newer_than and request.version):
+            raise InvalidInputError(
+                "if_newer_than", f"0, or a version that is known, with version 0; got {request.if_newer_than}"
+            )
+        version = self._version(request)
+        if request.if_newer_than and version.number <= request.if_newer_than:
+            return pb.GetParamsResponse(unchanged=True)
+        return convert.params_to_proto(version, self._state.models.data(version))
 
     def StreamParams(  # noqa: N802
         self, request: pb.StreamParamsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.StreamParamsResponse]:
         """Streams a version's data."""
         del context
-        version = self._state.models.get(*_version_asked(request))
+        data = self._state.models.data(self._version(request)).data
         with self._stream():
-            for start in range(0, len(version.data), CHUNK_BYTES):
-                yield pb.StreamParamsResponse(chunk=version.data[start : start + CHUNK_BYTES])
+            for start in range(0, len(data), CHUNK_BYTES):
+                yield pb.StreamParamsResponse(chunk=data[start : start + CHUNK_BYTES])
+
+    def WatchParams(  # noqa: N802
+        self, request: pb.WatchParamsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchParamsResponse]:
+        """Streams versions as they are published."""
+        name = check_name(request.model, "model")
+        if request.after_version < 0:
+            raise InvalidInputError("after_version", f"0 or more; got {request.after_version}")
+        after, models = request.after_version, self._state.models
+        with self._stream():
+            while context.is_active():
+                # Not longer, so that a caller that went away is noticed while nothing happens.
+                version = models.wait(name, after, _SECONDS_BETWEEN_LOOKS)
+                if self._state.worker.stopping:
+                    raise StoppingError("the server is stopping")
+                if version is None:
+                    continue
+                after = version.number
+                response = pb.WatchParamsResponse(params_version=convert.version_to_proto(version))
+                if not request.metadata_only:
+                    whole = convert.params_to_proto(version, models.data(version))
+                    response.inlined = whole.inlined
+                    response.tensors.extend(whole.tensors)
+                # gRPC takes the next answer only when it has sent this one: a slow reader holds up this thread alone.
+                yield response
 
     def SaveParams(self, request: pb.SaveParamsRequest, context: grpc.ServicerContext) -> pb.SaveParamsResponse:  # noqa: N802
         """Saves a checkpoint."""
         del context
         name = check_name(request.checkpoint, "checkpoint")
-        saved = self._state.checkpoints.save(name, self._state.models.get(*_version_asked(request)))
+        saved = self._state.checkpoints.save(name, self._version(request))
         return pb.SaveParamsResponse(checkpoint=convert.checkpoint_to_proto(saved))
 
     def LoadParams(self, request: pb.LoadParamsRequest, context: grpc.ServicerContext) -> pb.LoadParamsResponse:  # noqa: N802
         """Publishes a checkpoint as a model's next version."""
         del context
-        loaded = self._state.checkpoints.load(check_name(request.checkpoint, "checkpoint"))
-        model = self._idle_model(request.model)
-        version = self._state.models.publish(
-            self._state.models.reserve(model, loaded.network), loaded.arrays, loaded.pixels
+        network, draft = self._state.checkpoints.load(
+            check_name(request.checkpoint, "checkpoint"),
+            request.model and check_name(request.model, "model"),
+            with_optimizer=request.with_optimizer_state,
         )
-        return pb.LoadParamsResponse(params_version=convert.version_to_proto(version))
+        return pb.LoadParamsResponse(params_version=convert.version_to_proto(self._publish(draft, network)))
 
     def UploadParams(  # noqa: N802
         self, request_iterator: Iterator[pb.UploadParamsRequest], context: grpc.ServicerContext
@@ -130,98 +207,202 @@ class TrainingService(TrainingServiceServicer):
                     raise ExhaustedError(f"the parameter file is larger than {MAX_FILE_BYTES} bytes")
         first = first or pb.UploadParamsRequest()
         file = first.file or "file"
-        model = self._idle_model(first.model)
+        model = first.model and check_name(first.model, "model")
         network, arrays = check_named_arrays(read(bytes(content), file), file)
-        version = self._state.models.publish(self._state.models.reserve(model, network), arrays, None)
-        return pb.UploadParamsResponse(params_version=convert.version_to_proto(version))
+        return pb.UploadParamsResponse(
+            params_version=convert.version_to_proto(self._publish(Draft(model, arrays), network))
+        )
 
-    def UploadDataset(  # noqa: N802
-        self, request_iterator: Iterator[pb.UploadDatasetRequest], context: grpc.ServicerContext
-    ) -> pb.UploadDatasetResponse:
-        """Keeps a caller's data set."""
+    def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsResponse:  # noqa: N802
+        """Lists models."""
         del context
-        name: str | None = None
-        files: dict[str, bytearray] = {}
-        with self._stream():
-            for request in request_iterator:
-                if name is None:
-                    name = request.dataset and check_name(request.dataset, "dataset")
-                file = request.file.removesuffix(".gz")
-                if file not in IDX_FILES:
-                    raise InvalidInputError(
-                        "file", f"one of {', '.join(IDX_FILES)}, with or without .gz; got {request.file[:80]!r}"
-                    )
-                files.setdefault(file, bytearray()).extend(request.chunk)
-                if sum(map(len, files.values())) > MAX_UPLOAD_BYTES:
-                    raise ExhaustedError(f"the data set's files are larger than {MAX_UPLOAD_BYTES} bytes together")
-        kept, dataset = self._state.datasets.add(name or "", {file: bytes(content) for file, content in files.items()})
-        return pb.UploadDatasetResponse(dataset=convert.dataset_to_proto(kept, dataset))
+        size = convert.page_size_from_proto(request.page_size)
+        models = self._state.models.page(size + 1, convert.name_page_from_proto(request.page_token))
+        jobs = {model.name: self._state.jobs.on_model(model.name) for model in models[:size]}
+        return pb.ListModelsResponse(
+            models=[convert.model_to_proto(model, job.name if (job := jobs[model.name]) else "") for model in models[:size]],
+            next_page_token=models[size - 1].name if len(models) > size else "",
+        )
+
+    def DeleteModel(self, request: pb.DeleteModelRequest, context: grpc.ServicerContext) -> pb.DeleteModelResponse:  # noqa: N802
+        """Deletes a model."""
+        del context
+        self._state.models.delete(check_name(request.model, "model"))
+        return pb.DeleteModelResponse()
+
+    def ListCheckpoints(  # noqa: N802
+        self, request: pb.ListCheckpointsRequest, context: grpc.ServicerContext
+    ) -> pb.ListCheckpointsResponse:
+        """Lists checkpoints."""
+        del context
+        size = convert.page_size_from_proto(request.page_size)
+        found = self._state.checkpoints.page(size + 1, convert.name_page_from_proto(request.page_token))
+        return pb.ListCheckpointsResponse(
+            checkpoints=[convert.checkpoint_to_proto(checkpoint) for checkpoint in found[:size]],
+            next_page_token=found[size - 1].name if len(found) > size else "",
+        )
+
+    def DeleteCheckpoint(  # noqa: N802
+        self, request: pb.DeleteCheckpointRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteCheckpointResponse:
+        """Deletes a checkpoint."""
+        del context
+        self._state.checkpoints.delete(check_name(request.checkpoint, "checkpoint"))
+        return pb.DeleteCheckpointResponse()
+
+    def StartDatasetUpload(  # noqa: N802
+        self, request: pb.StartDatasetUploadRequest, context: grpc.ServicerContext
+    ) -> pb.StartDatasetUploadResponse:
+        """Begins an upload, or takes it up again."""
+        del context
+        name = request.dataset and check_name(request.dataset, "dataset")
+        upload, received = self._state.uploads.start(name, convert.files_from_proto(request.files))
+        datasets = self._state.datasets
+        response = pb.StartDatasetUploadResponse(upload=upload.name, received_bytes=received)
+        known = datasets.find(name, upload.files_sha256)
+        if known:
+            response.dataset.CopyFrom(convert.dataset_to_proto(known, datasets.describe(known)))
+        return response
+
+    def UploadDatasetChunk(  # noqa: N802
+        self, request: pb.UploadDatasetChunkRequest, context: grpc.ServicerContext
+    ) -> pb.UploadDatasetChunkResponse:
+        """Takes the next bytes of an upload."""
+        del context
+        received = self._state.uploads.add(
+            request.upload, request.file_index, request.offset_bytes, request.chunk, request.sha256
+        )
+        return pb.UploadDatasetChunkResponse(received_bytes=received)
+
+    def FinishDatasetUpload(  # noqa: N802
+        self, request: pb.FinishDatasetUploadRequest, context: grpc.ServicerContext
+    ) -> pb.FinishDatasetUploadResponse:
+        """Ends an upload."""
+        del context
+        name = self._state.uploads.finish(request.upload)
+        summary = self._state.datasets.describe(name)
+        return pb.FinishDatasetUploadResponse(dataset=convert.dataset_to_proto(name, summary))
+
+    def ListDatasets(self, request: pb.ListDatasetsRequest, context: grpc.ServicerContext) -> pb.ListDatasetsResponse:  # noqa: N802
+        """Lists data sets."""
+        del context
+        size = convert.page_size_from_proto(request.page_size)
+        found = self._state.datasets.page(size + 1, convert.name_page_from_proto(request.page_token))
+        return pb.ListDatasetsResponse(
+            datasets=[convert.dataset_to_proto(name, summary) for name, summary in found[:size]],
+            next_page_token=found[size - 1][0] if len(found) > size else "",
+        )
+
+    def GetDataset(self, request: pb.GetDatasetRequest, context: grpc.ServicerContext) -> pb.GetDatasetResponse:  # noqa: N802
+        """Describes a data set."""
+        del context
+        name = check_name(request.dataset, "dataset")
+        return pb.GetDatasetResponse(dataset=convert.dataset_to_proto(name, self._state.datasets.describe(name)))
+
+    def DeleteDataset(self, request: pb.DeleteDatasetRequest, context: grpc.ServicerContext) -> pb.DeleteDatasetResponse:  # noqa: N802
+        """Deletes a data set."""
+        del context
+        self._state.datasets.delete(check_name(request.dataset, "dataset"))
+        return pb.DeleteDatasetResponse()
+
+    def Predict(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> pb.PredictResponse:  # noqa: N802
+        """Tells the classes of images."""
+        del context
+        state = self._state
+        version = self._version(request)
+        pixels = convert.pixels_from_proto(request.pixels) or version.pixels or "raw"
+        images = convert.images_from_proto(request.images, version.network.inputs)
+        arrays = state.models.data(version).arrays
+        probabilities = state.worker.call(
+            lambda: predict(version.network, from_named_arrays(version.network, arrays), images, pixels)
+        )
+        return convert.prediction_to_proto(version, probabilities)
 
     def Evaluate(self, request: pb.EvaluateRequest, context: grpc.ServicerContext) -> pb.EvaluateResponse:  # noqa: N802
         """Evaluates a version on a split."""
         del context
         state = self._state
-        version = state.models.get(*_version_asked(request))
+        version = self._version(request)
         split = convert.split_from_proto(request.split)
         pixels = convert.pixels_from_proto(request.pixels) or version.pixels or "raw"
         name = convert.dataset_name(request.dataset)
-        dataset = state.datasets.get(name)
-        check_fit(version.network, dataset.inputs, dataset.classes, name)
+        summary = state.datasets.describe(name)
+        check_fit(version.network, summary.inputs, summary.classes, name)
+        arrays = state.models.data(version).arrays
         evaluation = state.worker.call(
             lambda: evaluate(
                 version.network,
-                from_named_arrays(version.network, version.arrays),
+                from_named_arrays(version.network, arrays),
                 *state.datasets.on_device(name, split),
                 pixels,
             )
         )
         return convert.evaluation_to_proto(version, evaluation)
 
-    def _idle_model(self, name: str) -> str:
-        """Gives the name back, or raises PreconditionError where a job is training that model."""
-        if name and (job := self._state.jobs.training(check_name(name, "model"))):
-            raise PreconditionError(
-                f"{job.name} is training model {name}; wait for it, cancel it, or choose another name"
-            )
-        return name
+    def _job(self, name: str) -> Job:
+        return self._state.jobs.get(check_name(name, "job"))
+
+    def _job_to_proto(self, job: Job) -> job_pb2.Job:
+        return convert.job_to_proto(job, self._state.jobs.iteration(job))
+
+    def _version(
+        self,
+        request: pb.GetParamsRequest
+        | pb.StreamParamsRequest
+        | pb.SaveParamsRequest
+        | pb.PredictRequest
+        | pb.EvaluateRequest,
+    ) -> Version:
+        if request.version < 0:
+            raise InvalidInputError("version", f"0 for the newest, or 1, 2, 3, ...; got {request.version}")
+        return self._state.models.get(check_name(request.model, "model"), request.version)
+
+    def _publish(self, draft: Draft, network: Network) -> Version:
+        self._state.objects.check_room(sum(array.nbytes for array in draft.arrays.values()))
+        return self._state.models.publish(draft, network)
+
+    def _events(self, job: Job, after: int, context: grpc.ServicerContext) -> Iterator[job_pb2.JobEvent]:
+        """Tells a job's history in order, the newest progress a few times a second, and the end."""
+        jobs = self._state.jobs
+        told: Progress | None = None
+        while context.is_active():
+            with jobs.changed:
+                seen = jobs.turn
+            events = jobs.events(job, after)
+            if events:
+                job = jobs.get(job.name)
+            for event in events:
+                yield convert.event_to_proto(job, event)
+                after = event.sequence
+                if event.kind == "finished":
+                    return
+            if self._state.worker.stopping:
+                raise StoppingError("the server is stopping; the job goes on when it has started again")
+            live = jobs.live.get(job.name)
+            if live and live.progress is not None and live.progress is not told:
+                told = live.progress
+                yield job_pb2.JobEvent(time=convert.timestamp(time.time()), progress=convert.progress_to_proto(told))
+            # Not longer, so that a caller that went away is noticed while nothing happens.
+            jobs.wait(seen, SECONDS_BETWEEN_PROGRESS if live else _SECONDS_BETWEEN_LOOKS)
 
     @contextmanager
     def _stream(self) -> Iterator[None]:
         if not self._state.streams.acquire(blocking=False):
-            raise ExhaustedError(f"{MAX_STREAMS} streams are open already; try again when some have ended")
+            raise ExhaustedError(f"{self._state.max_streams} streams are open already; try again when some have ended")
         try:
             yield
         finally:
             self._state.streams.release()
 
 
-def _version_asked(
-    request: pb.GetParamsRequest | pb.StreamParamsRequest | pb.SaveParamsRequest | pb.EvaluateRequest,
-) -> tuple[str, int]:
-    if request.version < 0:
-        raise InvalidInputError("version", f"0 for the newest, or 1, 2, 3, ...; got {request.version}")
-    return check_name(request.model, "model"), request.version
+def _caller(request: pb.TrainRequest, context: grpc.ServicerContext) -> Caller:
+    if len(request.request_id.encode()) > MAX_REQUEST_ID_BYTES:
+        raise InvalidInputError("request_id", f"at most {MAX_REQUEST_ID_BYTES} bytes; got {request.request_id[:80]!r} ...")
+    client = request.client and check_name(request.client, "client")
+    fingerprint = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
+    return Caller(client or address(context.peer()), request.request_id, fingerprint, request.cancel_on_disconnect)
 
 
-def _events(job: Job, context: grpc.ServicerContext) -> Iterator[pb.TrainResponse]:
-    """Tells every epoch in order, the newest progress a few times a second, and the end."""
-    epochs_told, told_at = 0, 0.0
-    seen: Progress | None = None
-    told: Progress | None = None
-    while context.is_active():
-        with job.changed:
-            if len(job.epochs) == epochs_told and job.progress is seen and not job.status.state.ended:
-                # Not longer, so that a caller that went away is noticed while nothing happens.
-                job.changed.wait(_SECONDS_BETWEEN_LOOKS)
-            ended = job.status.state.ended
-            epochs, seen = job.epochs[epochs_told:], job.progress
-        due = time.monotonic() - told_at >= SECONDS_BETWEEN_PROGRESS or epochs or ended
-        if seen is not None and seen is not told and due:
-            yield pb.TrainResponse(progress=convert.progress_to_proto(seen))
-            told, told_at = seen, time.monotonic()
-        for epoch in epochs:
-            yield pb.TrainResponse(epoch=convert.epoch_to_proto(epoch))
-        epochs_told += len(epochs)
-        if ended:
-            yield pb.TrainResponse(finished=convert.job_to_proto(job))
-            return
+def address(peer: str) -> str:
+    """Gives the host of gRPC's name for a caller, "ipv4:127.0.0.1:12345" or "ipv6:%5B::1%5D:12345"."""
+    return peer.partition(":")[2].rpartition(":")[0].replace("%5B", "").replace("%5D", "")

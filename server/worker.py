@@ -1,28 +1,38 @@
-"""The one thread that owns the device: it runs the jobs in order, and small calls between a job's chunks."""
+"""The one thread that owns the device: it runs the jobs in turn, and small calls between a job's chunks."""
 
 import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
+from jax import Array
+from numpy.typing import NDArray
 
 from handgrad.core import network, training
-from handgrad.core.optimizers import SGD
-from handgrad.core.parameter_files import from_named_arrays, to_named_arrays
+from handgrad.core.optimizers import Optimizer, optimizer_of
+from handgrad.core.parameter_files import (
+    from_named_arrays,
+    opt_state_from_named_arrays,
+    opt_state_to_named_arrays,
+    read,
+    to_named_arrays,
+)
+from handgrad.server import jobs as history
 from handgrad.server.datasets import Datasets
-from handgrad.server.errors import ExhaustedError, StoppingError
-from handgrad.server.jobs import Epoch, Job, JobRequest, Jobs, JobState, Progress
-from handgrad.server.models import Models
+from handgrad.server.errors import ServiceError, StoppingError
+from handgrad.server.jobs import Caller, Epoch, Job, JobRequest, Jobs, JobState, Live, Progress
+from handgrad.server.journal import Entry, Journal
+from handgrad.server.models import Draft, Models, OptimizerState, read_params
+from handgrad.server.storage import Storage
 
 log = logging.getLogger(__name__)
 
-MAX_QUEUED_JOBS = 256
+SECONDS_BETWEEN_TRIES = 0.5
 
 T = TypeVar("T")
 
@@ -34,62 +44,79 @@ class Worker:
     a few hundredths of a second.
     """
 
-    def __init__(self, jobs: Jobs, models: Models, datasets: Datasets) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        jobs: Jobs,
+        models: Models,
+        datasets: Datasets,
+        *,
+        snapshot_seconds: float,
+        storage_failed: Callable[[], None] = lambda: None,
+        trained: Callable[[int, float, float], None] = lambda *_: None,
+    ) -> None:
+        """Takes what it works with.
+
+        Args:
+            storage: Where snapshots are.
+            jobs: The jobs.
+            models: Their models.
+            datasets: Their data sets.
+            snapshot_seconds: From one snapshot of a running job to the next; publications are snapshots too.
+            storage_failed: Called whenever the disk fails.
+            trained: Called after each chunk with its iterations, the iterations a second, and the newest loss.
+        """
+        self._storage = storage
         self._jobs = jobs
         self._models = models
         self._datasets = datasets
-        self._lock = threading.Lock()
-        self._wake = threading.Condition(self._lock)
-        self._queue: deque[Job] = deque()
+        self._snapshot_seconds = snapshot_seconds
+        self._trained = trained
+        self._journal = Journal(storage, jobs, models, storage_failed)
+        self._wake = threading.Condition()
+        self._look = True
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Starts the thread, which first takes up the job that ran when the server last ended."""
+        self._journal.start()
         self._thread.start()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the server is stopping."""
+        return self._stopping
+
     def stop(self) -> None:
-        """Cancels every job that has not ended, and waits until the thread has."""
-        with self._lock:
+        """Takes a snapshot of the running job, and waits until the thread has ended. The next start takes it up."""
+        with self._wake:
             self._stopping = True
             self._wake.notify()
+        self._journal.hurry()
+        self._jobs.notify()
         self._thread.join()
+        self._journal.close()
 
-    def submit(self, request: JobRequest) -> Job:
-        """Puts a job in the queue, and makes its model if it does not exist.
-
-        Args:
-            request: What to run. An empty model stands for a new one with a name of the server's.
+    def submit(self, request: JobRequest, caller: Caller) -> Job:
+        """Puts a job in the queue; see `Jobs.submit`.
 
         Raises:
-            PreconditionError: The model exists with another network.
-            ExhaustedError: MAX_QUEUED_JOBS wait already.
             StoppingError: The server is stopping.
         """
-        with self._lock:
-            if self._stopping:
-                raise StoppingError("the server is stopping")
-            if len(self._queue) >= MAX_QUEUED_JOBS:
-                raise ExhaustedError(f"{MAX_QUEUED_JOBS} jobs are waiting already; try again when some have ended")
-            model = self._models.reserve(request.model, request.network)
-            job = self._jobs.add(replace(request, model=model))
-            self._queue.append(job)
+        if self._stopping:
+            raise StoppingError("the server is stopping")
+        job, _ = self._jobs.submit(request, caller)
+        with self._wake:
+            self._look = True
             self._wake.notify()
-            return job
-
-    def cancel(self, job: Job, reason: str) -> None:
-        """Ends a job that waits, at once; makes one that runs end at its next pause; leaves one that has ended."""
-        with self._lock:
-            job.stop = reason
-            if job in self._queue:
-                self._queue.remove(job)
-                self._end(job, JobState.CANCELLED, reason)
+        return job
 
     def call(self, function: Callable[[], T]) -> T:
         """Runs a function on the device's thread, and gives what it returns or raises."""
         future: Future[T] = Future()
-        with self._lock:
+        with self._wake:
             if self._stopping:
                 raise StoppingError("the server is stopping")
             self._calls.put((function, future))
@@ -98,16 +125,27 @@ class Worker:
 
     def _run(self) -> None:
         while True:
-            with self._lock:
-                while not (self._queue or self._stopping or not self._calls.empty()):
+            with self._wake:
+                while not (self._look or self._stopping or not self._calls.empty()):
                     self._wake.wait()
-                job = self._queue.popleft() if self._queue else None
-                stopping = self._stopping
+                stopping, self._look = self._stopping, False
             self._run_calls()
-            if job is not None:
-                self._run_job(job)
-            elif stopping:
+            if stopping:
                 return
+            try:
+                self._run_jobs()
+            except ServiceError as error:
+                log.error("no job can be taken up: %s", error)  # noqa: TRY400 - the disk's fault, not ours
+                with self._wake:
+                    self._wake.wait(SECONDS_BETWEEN_TRIES)
+                    self._look = True
+
+    def _run_jobs(self) -> None:
+        while not self._stopping and (job := self._jobs.next()):
+            self._run_job(job)
+            # The next job's turn depends on what this one has written.
+            self._journal.flush(self._run_calls)
+            self._run_calls()
 
     def _run_calls(self) -> None:
         # Those that wait now, not those that come meanwhile: a crowd of callers slows training, but cannot stop it.
@@ -119,74 +157,151 @@ class Worker:
                 future.set_exception(error)
 
     def _run_job(self, job: Job) -> None:
+        live = Live(job)
+        # Before it runs, so that whoever asks it to stop finds it.
+        self._jobs.live[job.name] = live
+        optimizer = optimizer_of(job.request.config.momentum)
+        newest = self._models.newest(job.request.model)
+        continued = bool(
+            job.request.continue_optimizer and newest and newest.optimizer and newest.optimizer_name == optimizer.name
+        )
+        with self._storage.database.transaction() as writer:
+            begun = history.begin(writer, job.name, continued=continued)
+        self._jobs.notify()
+        if begun is None:
+            del self._jobs.live[job.name]
+            return
+        run = Run(begun, live, optimizer)
+        log.info("%s runs from iteration %d: %s, %s", job.name, begun.iteration, job.request, job.client)
         try:
-            state, error = self._train(job)
+            end = self._train(run)
+        except ServiceError as error:
+            log.exception("%s failed", job.name)
+            end = JobState.FAILED, str(error)
         except Exception:
             log.exception("%s failed", job.name)
-            state, error = JobState.FAILED, "the server has a fault; its log tells more"
-        self._end(job, state, error)
+            end = JobState.FAILED, "the server has a fault; its log tells more"
+        if end is not None:
+            self._journal.put(run.entry(end=end), self._run_calls)
+            log.info("%s %s after %d iterations. %s", job.name, end[0].value, live.iteration, end[1])
 
-    def _end(self, job: Job, state: JobState, error: str) -> None:
-        job.update(status=replace(job.status, state=state, error=error, end_time=time.time()))
-        log.info("%s %s after %d iterations. %s", job.name, state.value, job.iteration, error)
-
-    def _train(self, job: Job) -> tuple[JobState, str]:
-        """Runs a job to its end; gives the state it ends in, and why."""
-        if reason := self._reason_to_stop(job):
-            return JobState.CANCELLED, reason
+    def _train(self, run: "Run") -> tuple[JobState, str] | None:
+        """Runs a job; gives the state it ends in and why, or None where it is to be taken up by the next start."""
+        job, live = run.job, run.live
         request, config = job.request, job.request.config
-        job.update(status=replace(job.status, state=JobState.RUNNING, start_time=time.time()))
-        log.info("%s runs: %s, %s, %s", job.name, request.model, request.dataset, config)
-        init_key, permutation_key = training.keys_of_run(config.seed)
-        newest = self._models.newest(request.model)
-        if newest is None:
-            params = network.init(request.network, init_key)
-            self._publish(job, params)
-        else:
-            params = from_named_arrays(newest.network, newest.arrays)
+        state, position, key = self._begin(run)
         images, labels = self._datasets.on_device(request.dataset, "train")
-        state = training.TrainState(params, SGD.init(params))
-        epoch_began, iterations_before = time.perf_counter(), 0
-        for chunk in training.train(request.network, SGD, config, state, images, labels, permutation_key):
+        snapshot_due = time.monotonic() + self._snapshot_seconds
+        per_epoch = request.iterations_per_epoch
+        epoch_seconds = job.snapshot.epoch_seconds if job.snapshot else 0.0
+        epoch_began = time.perf_counter() - epoch_seconds
+        for chunk in training.train(request.network, run.optimizer, config, state, images, labels, key, position):
             seconds = time.perf_counter() - epoch_began
             finite = np.isfinite(chunk.losses)
             if not finite.all():
                 first = int(np.argmin(finite))
-                job.update(losses=chunk.losses[: first + 1])
-                return self._diverged(job, f"the loss of iteration {job.iteration} is {chunk.losses[first]}")
+                run.add(chunk.losses[: first + 1])
+                return self._diverged(job, f"the loss of iteration {live.iteration} is {chunk.losses[first]}")
             loss = float(chunk.losses[-1])
-            rate = (chunk.iteration - iterations_before) / seconds
-            job.update(losses=chunk.losses, progress=Progress(chunk.epoch, chunk.iteration, loss, rate))
+            rate = (chunk.iteration - (chunk.epoch - 1) * per_epoch) / seconds
+            run.add(chunk.losses, Progress(chunk.epoch, chunk.iteration, loss, rate))
+            self._trained(len(chunk.losses), rate, loss)
             every = config.publish_every_iterations
-            mean_loss = chunk.epoch_mean_loss
-            if (mean_loss is not None or (every and chunk.iteration % every == 0)) and not self._publish(
-                job, chunk.state.params, chunk.iteration, loss
-            ):
-                return self._diverged(job, f"iteration {chunk.iteration} made params that are not finite")
-            if mean_loss is not None:
-                job.update(epoch=Epoch(chunk.epoch, mean_loss, seconds))
-                epoch_began, iterations_before = time.perf_counter(), chunk.iteration
+            epoch = None if chunk.epoch_mean_loss is None else Epoch(chunk.epoch, chunk.epoch_mean_loss, seconds)
+            publish = epoch is not None or bool(every and chunk.iteration % every == 0)
+            if epoch:
+                epoch_began, seconds = time.perf_counter(), 0.0
+            if publish or self._stopping or time.monotonic() >= snapshot_due:
+                draft = run.draft(chunk.state, chunk.iteration, loss)
+                if not _all_finite(draft):
+                    return self._diverged(job, f"iteration {chunk.iteration} made params that are not finite")
+                entry = run.entry(draft=draft, publish=publish, key=key, epoch_seconds=seconds, epoch=epoch)
+                self._journal.put(entry, self._run_calls)
+                snapshot_due = time.monotonic() + self._snapshot_seconds
             self._run_calls()
-            if chunk.iteration < request.iterations and (reason := self._reason_to_stop(job)):
-                return JobState.CANCELLED, reason
+            if chunk.iteration < request.iterations:
+                if live.stop:
+                    return JobState.CANCELLED, live.stop
+                if self._stopping:
+                    return None
         return JobState.SUCCEEDED, ""
 
-    def _publish(self, job: Job, params: network.Params, iteration: int = 0, loss: float | None = None) -> bool:
-        """Publishes params, unless they are not finite; says which."""
-        arrays = to_named_arrays(params)
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            return False
-        request = job.request
-        version = self._models.publish(
-            request.model, arrays, request.config.pixels, job=job.name, iteration=iteration, loss=loss
-        )
-        job.update(status=replace(job.status, version=version))
-        return True
+    def _begin(self, run: "Run") -> tuple[training.TrainState, training.Position, Array]:
+        """Gives where a job begins, or where it is taken up."""
+        job = run.job
+        request, config = job.request, job.request.config
+        init_key, key = training.keys_of_run(config.seed)
+        if taken := job.snapshot:
+            params = from_named_arrays(request.network, read_params(self._storage, taken.params).arrays)
+            opt_state = self._opt_state(request.network, taken.optimizer) if taken.optimizer else ()
+            done = taken.iteration % request.iterations_per_epoch
+            losses = self._jobs.losses(job, taken.iteration - done, done)
+            key = jax.random.wrap_key_data(np.frombuffer(taken.key, np.uint32))
+            return training.TrainState(params, opt_state), training.Position(taken.iteration, losses), key
+        newest = self._models.newest(request.model)
+        if newest is None:
+            params = network.init(request.network, init_key)
+        else:
+            params = from_named_arrays(newest.network, self._models.data(newest).arrays)
+        if newest and newest.optimizer and job.continued:
+            opt_state = self._opt_state(request.network, newest.optimizer)
+        else:
+            opt_state = run.optimizer.init(params)
+        state = training.TrainState(params, opt_state)
+        if newest is None:
+            draft = run.draft(state, 0, None)
+            self._journal.put(run.entry(draft=draft, publish=True, key=key), self._run_calls)
+        return state, training.FIRST, key
+
+    def _opt_state(self, net: network.Network, name: str) -> training.OptState:
+        return opt_state_from_named_arrays(net, read(self._storage.objects.get(name), name))
 
     def _diverged(self, job: Job, what: str) -> tuple[JobState, str]:
-        version = job.status.version or self._models.newest(job.request.model)
+        self._journal.flush(self._run_calls)
+        version = self._models.newest(job.request.model)
         kept = f"; version {version.number} holds the last finite params published" if version else ""
         return JobState.FAILED, f"the training diverged: {what}{kept}; a smaller learning_rate may help"
 
-    def _reason_to_stop(self, job: Job) -> str:
-        return "the server is stopping" if self._stopping else job.stop
+
+class Run:
+    """A job on the device: what it did since its last entry in the journal."""
+
+    def __init__(self, job: Job, live: Live, optimizer: Optimizer) -> None:
+        self.job = job
+        self.live = live
+        self.optimizer = optimizer
+        self._losses: list[NDArray[np.float32]] = []
+
+    def add(self, losses: NDArray[np.float32], progress: Progress | None = None) -> None:
+        """Adds what was trained."""
+        self._losses.append(losses)
+        self.live.add(losses, progress)
+
+    def draft(self, state: training.TrainState, iteration: int, loss: float | None) -> Draft:
+        """Copies a state from the device."""
+        request = self.job.request
+        optimizer = OptimizerState(self.optimizer.name, opt_state_to_named_arrays(state.opt_state))
+        arrays = to_named_arrays(state.params)
+        return Draft(request.model, arrays, optimizer, request.config.pixels, self.job.name, iteration, loss)
+
+    def entry(
+        self,
+        *,
+        draft: Draft | None = None,
+        publish: bool = False,
+        key: Array | None = None,
+        epoch_seconds: float = 0.0,
+        epoch: Epoch | None = None,
+        end: tuple[JobState, str] | None = None,
+    ) -> Entry:
+        """Gives the entry of what was done since the one before."""
+        losses = np.concatenate(self._losses) if self._losses else np.empty(0, np.float32)
+        self._losses = []
+        words = b"" if key is None else np.asarray(jax.random.key_data(key), np.uint32).tobytes()
+        iteration = self.live.iteration
+        return Entry(self.job, self.live, iteration, losses, draft, publish, words, epoch_seconds, epoch, end)
+
+
+def _all_finite(draft: Draft) -> bool:
+    arrays = [*draft.arrays.values(), *(draft.optimizer.arrays.values() if draft.optimizer else ())]
+    return all(np.isfinite(array).all() for array in arrays)

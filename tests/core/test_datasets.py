@@ -36,7 +36,7 @@ def test_mnist_is_whole(mnist: Dataset) -> None:
     assert mnist.train.images.shape == (60_000, 784)
     assert mnist.test.images.shape == (10_000, 784)
     assert mnist.train.images.dtype == mnist.train.labels.dtype == np.uint8
-    assert (mnist.inputs, mnist.classes, mnist.rows, mnist.columns) == (784, 10, 28, 28)
+    assert (mnist.inputs, mnist.classes, mnist.image_shape) == (784, 10, (28, 28))
     # The counts of each digit that the literature gives.
     expected = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert np.bincount(mnist.train.labels).tolist() == expected
@@ -54,7 +54,7 @@ def test_four_files_are_a_data_set(idx_files: dict[str, bytes], compress: Change
     dataset = parse_idx_files({name: compress(content) for name, content in idx_files.items()})
     assert dataset.train.images.shape == (20, 12)
     assert dataset.test.images.shape == (10, 12)
-    assert (dataset.rows, dataset.columns, dataset.inputs, dataset.classes) == (3, 4, 12, 5)
+    assert (dataset.image_shape, dataset.inputs, dataset.classes) == ((3, 4), 12, 5)
     assert dataset.train.images[0].tobytes() == idx_files[TRAIN_IMAGES][16:28]
 
 

@@ -14,7 +14,7 @@ from handgrad.core.datasets import TRAIN_LABELS, parse_idx
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.evaluation import evaluate
 from handgrad.core.network import fully_connected
-from handgrad.core.optimizers import SGD
+from handgrad.core.optimizers import SGD, Hyperparameters
 from handgrad.core.training import epoch_permutation
 
 MAX = float(np.finfo(np.float32).max)
@@ -55,7 +55,7 @@ def test_every_learning_rate_that_is_allowed_moves_a_parameter() -> None:
             replace(config, learning_rate=rate).check(network, 60_000)
         except InvalidInputError:
             continue
-        (layer,), _ = jax.jit(SGD.update)(({"W": jnp.ones(1)},), (), ({"W": jnp.zeros(1)},), jnp.float32(rate))
+        (layer,), _ = jax.jit(SGD.update)(({"W": jnp.ones(1)},), (), ({"W": jnp.zeros(1)},), Hyperparameters(jnp.float32(rate), jnp.float32(0)))
         assert float(layer["W"][0]) < 0, rate
 
 

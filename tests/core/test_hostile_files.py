@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from handgrad.core.errors import InvalidInputError
-from handgrad.core.parameter_files import check_named_arrays, read, to_safetensors
+from handgrad.core.parameter_files import check_named_arrays, read
 
 FLOAT64 = "<f8"
 
@@ -117,7 +118,7 @@ def test_big_endian_arrays_are_read_as_what_they_mean(dtype: str) -> None:
 def test_a_safetensors_file_whose_length_spells_pk_is_no_archive() -> None:
     # A header of 19,280 bytes: the file then begins with the two letters that a zip archive begins with.
     arrays = {"W_1": np.ones((2, 2), np.float32), "b_1": np.ones((2, 1), np.float32)}
-    spare = 19_280 - int.from_bytes(to_safetensors(arrays, {"note": ""})[:8], "little")
-    content = to_safetensors(arrays, {"note": "x" * spare})
+    spare = 19_280 - int.from_bytes(safetensors.numpy.save(arrays, {"note": ""})[:8], "little")
+    content = safetensors.numpy.save(arrays, {"note": "x" * spare})
     assert content.startswith(b"PK")
     np.testing.assert_array_equal(read(content, "params.safetensors")["W_1"], arrays["W_1"])

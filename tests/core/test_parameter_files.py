@@ -22,9 +22,7 @@ from handgrad.core.parameter_files import (
     check_named_arrays,
     from_named_arrays,
     read,
-    read_metadata,
     to_named_arrays,
-    to_safetensors,
 )
 
 Arrays = dict[str, NDArray[Any]]
@@ -87,19 +85,6 @@ def test_a_network_without_hidden_layers_has_two_arrays() -> None:
     assert network.widths == (7, 3)
     (layer,) = from_named_arrays(network, arrays)
     assert layer["b"].shape == (3,)
-
-
-def test_safetensors_keep_their_metadata(tmp_path: Path) -> None:
-    file = tmp_path / "params.safetensors"
-    arrays = report_arrays(np.float32)
-    file.write_bytes(to_safetensors(arrays, {"sha256": "abc"}))
-    assert read_metadata(file) == {"sha256": "abc"}
-    for name, array in read(file.read_bytes(), file.name).items():
-        np.testing.assert_array_equal(array, arrays[name])
-    file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(InvalidInputError) as raised:
-        read_metadata(file)
-    assert raised.value.field == "params.safetensors"
 
 
 def test_named_arrays_are_copies() -> None:

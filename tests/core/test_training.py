@@ -15,7 +15,7 @@ from handgrad.core.config import TrainConfig, preset
 from handgrad.core.datasets import Dataset
 from handgrad.core.evaluation import evaluate
 from handgrad.core.network import Network, Params, fully_connected, init
-from handgrad.core.optimizers import SGD
+from handgrad.core.optimizers import SGD, Hyperparameters
 
 NETWORK = fully_connected(12, (5,), 3)
 CONFIG = TrainConfig(batch_size=10, epochs=3, learning_rate=0.1, pixels="unit", seed=4)
@@ -158,7 +158,7 @@ def test_many_networks_train_at_once() -> None:
     def train(params: Params, losses: Array, permutation: Array, rate: Array) -> tuple[training.TrainState, Array]:
         trained: tuple[training.TrainState, Array] = training.train_iterations(
             training.TrainState(jax.tree.map(jnp.copy, params), ()),
-            *(losses, images, labels, permutation, rate, jnp.int32(0), jnp.int32(4)),
+            *(losses, images, labels, permutation, Hyperparameters(rate, jnp.float32(0)), jnp.int32(0), jnp.int32(4)),
             network=NETWORK,
             optimizer=SGD,
             batch_size=10,

@@ -3,9 +3,13 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from handgrad.v1 import params_pb2 as _params_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -43,42 +47,90 @@ Global___Split: _TypeAlias = Split  # noqa: Y015
 
 @_typing.final
 class Dataset(_message.Message):
-    """A data set that the server holds."""
+    """A data set that the server holds: kept on disk until it is deleted, once for each SHA-256."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DATASET_FIELD_NUMBER: _builtins.int
     TRAIN_IMAGES_FIELD_NUMBER: _builtins.int
     TEST_IMAGES_FIELD_NUMBER: _builtins.int
-    ROWS_FIELD_NUMBER: _builtins.int
-    COLUMNS_FIELD_NUMBER: _builtins.int
+    IMAGE_SHAPE_FIELD_NUMBER: _builtins.int
     CLASSES_FIELD_NUMBER: _builtins.int
+    DATA_TYPE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """Name of the data set."""
     train_images: _builtins.int
     """Images of the training split."""
     test_images: _builtins.int
     """Images of the test split."""
-    rows: _builtins.int
-    """Rows of an image, in pixels."""
-    columns: _builtins.int
-    """Columns of an image, in pixels."""
     classes: _builtins.int
     """Classes: labels are 0 to classes - 1."""
+    data_type: _params_pb2.DataType.ValueType
+    """Type of a pixel: uint8 or float32."""
+    sha256: _builtins.str
+    """SHA-256, in lower-case hexadecimal, of x_train, y_train, x_test and y_test: the labels as uint8, all little-endian."""
+    size_bytes: _builtins.int
+    """Bytes of all images and labels together."""
+    @_builtins.property
+    def image_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Shape of an image, such as 28, 28."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was uploaded. Not set for the one that ships with the server."""
+
     def __init__(
         self,
         *,
         dataset: _builtins.str = ...,
         train_images: _builtins.int = ...,
         test_images: _builtins.int = ...,
-        rows: _builtins.int = ...,
-        columns: _builtins.int = ...,
+        image_shape: _abc.Iterable[_builtins.int] | None = ...,
         classes: _builtins.int = ...,
+        data_type: _params_pb2.DataType.ValueType = ...,
+        sha256: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "columns", b"columns", "dataset", b"dataset", "rows", b"rows", "test_images", b"test_images", "train_images", b"train_images"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "create_time", b"create_time", "data_type", b"data_type", "dataset", b"dataset", "image_shape", b"image_shape", "sha256", b"sha256", "size_bytes", b"size_bytes", "test_images", b"test_images", "train_images", b"train_images"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Dataset: _TypeAlias = Dataset  # noqa: Y015
+
+@_typing.final
+class UploadFile(_message.Message):
+    """A file of an upload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    file: _builtins.str
+    """What it is called: one of the names of MNIST's four IDX files, with or without ".gz", or a name ending in ".npz".
+    Never used as a path.
+    """
+    size_bytes: _builtins.int
+    """Its length."""
+    sha256: _builtins.str
+    """SHA-256 of its content, in lower-case hexadecimal."""
+    def __init__(
+        self,
+        *,
+        file: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadFile: _TypeAlias = UploadFile  # noqa: Y015

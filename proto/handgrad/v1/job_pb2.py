@@ -24,23 +24,26 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from handgrad.v1 import network_pb2 as handgrad_dot_v1_dot_network__pb2
+from handgrad.v1 import params_pb2 as handgrad_dot_v1_dot_params__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15handgrad/v1/job.proto\x12\x0bhandgrad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19handgrad/v1/network.proto\"\xc8\x01\n\x0bTrainConfig\x12%\n\x07network\x18\x01 \x01(\x0b\x32\x14.handgrad.v1.Network\x12\x12\n\nbatch_size\x18\x02 \x01(\x03\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\x03\x12\x15\n\rlearning_rate\x18\x04 \x01(\x01\x12\'\n\x06pixels\x18\x05 \x01(\x0e\x32\x17.handgrad.v1.PixelScale\x12\x0c\n\x04seed\x18\x06 \x01(\x03\x12 \n\x18publish_every_iterations\x18\x07 \x01(\x03\"\x8d\x03\n\x03Job\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12(\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x18.handgrad.v1.TrainConfig\x12$\n\x05state\x18\x05 \x01(\x0e\x32\x15.handgrad.v1.JobState\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x11\n\titeration\x18\x07 \x01(\x03\x12\x12\n\niterations\x18\x08 \x01(\x03\x12\x1c\n\x14iterations_per_epoch\x18\t \x01(\x03\x12\x0f\n\x07version\x18\n \x01(\x03\x12\x15\n\rparams_sha256\x18\x0b \x01(\t\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\":\n\x05\x45poch\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x11\n\tmean_loss\x18\x02 \x01(\x01\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"Y\n\x08Progress\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x11\n\titeration\x18\x02 \x01(\x03\x12\x0c\n\x04loss\x18\x03 \x01(\x01\x12\x1d\n\x15iterations_per_second\x18\x04 \x01(\x01*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15handgrad/v1/job.proto\x12\x0bhandgrad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19handgrad/v1/network.proto\x1a\x18handgrad/v1/params.proto\"\xda\x01\n\x0bTrainConfig\x12%\n\x07network\x18\x01 \x01(\x0b\x32\x14.handgrad.v1.Network\x12\x12\n\nbatch_size\x18\x02 \x01(\x03\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\x03\x12\x15\n\rlearning_rate\x18\x04 \x01(\x01\x12\'\n\x06pixels\x18\x05 \x01(\x0e\x32\x17.handgrad.v1.PixelScale\x12\x0c\n\x04seed\x18\x06 \x01(\x03\x12 \n\x18publish_every_iterations\x18\x07 \x01(\x03\x12\x10\n\x08momentum\x18\x08 \x01(\x01\"\xf7\x03\n\x03Job\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12(\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x18.handgrad.v1.TrainConfig\x12$\n\x05state\x18\x05 \x01(\x0e\x32\x15.handgrad.v1.JobState\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x11\n\titeration\x18\x07 \x01(\x03\x12\x12\n\niterations\x18\x08 \x01(\x03\x12\x1c\n\x14iterations_per_epoch\x18\t \x01(\x03\x12\x0f\n\x07version\x18\n \x01(\x03\x12\x15\n\rparams_sha256\x18\x0b \x01(\t\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x63lient\x18\x0f \x01(\t\x12\x12\n\nrequest_id\x18\x10 \x01(\t\x12\x10\n\x08sequence\x18\x11 \x01(\x03\x12\x0f\n\x07resumes\x18\x12 \x01(\x03\x12!\n\x19\x63ontinued_optimizer_state\x18\x13 \x01(\x08\":\n\x05\x45poch\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x11\n\tmean_loss\x18\x02 \x01(\x01\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"Y\n\x08Progress\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x11\n\titeration\x18\x02 \x01(\x03\x12\x0c\n\x04loss\x18\x03 \x01(\x01\x12\x1d\n\x15iterations_per_second\x18\x04 \x01(\x01\"\xc1\x02\n\x08JobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x0b\x32\x10.handgrad.v1.JobH\x00\x12#\n\x07started\x18\x04 \x01(\x0b\x32\x10.handgrad.v1.JobH\x00\x12)\n\x08progress\x18\x05 \x01(\x0b\x32\x15.handgrad.v1.ProgressH\x00\x12#\n\x05\x65poch\x18\x06 \x01(\x0b\x32\x12.handgrad.v1.EpochH\x00\x12/\n\tpublished\x18\x07 \x01(\x0b\x32\x1a.handgrad.v1.ParamsVersionH\x00\x12$\n\x08\x66inished\x18\x08 \x01(\x0b\x32\x10.handgrad.v1.JobH\x00\x42\x07\n\x05\x65vent*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handgrad.v1.job_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATE']._serialized_start=853
-  _globals['_JOBSTATE']._serialized_end=1007
-  _globals['_TRAINCONFIG']._serialized_start=99
-  _globals['_TRAINCONFIG']._serialized_end=299
-  _globals['_JOB']._serialized_start=302
-  _globals['_JOB']._serialized_end=699
-  _globals['_EPOCH']._serialized_start=701
-  _globals['_EPOCH']._serialized_end=759
-  _globals['_PROGRESS']._serialized_start=761
-  _globals['_PROGRESS']._serialized_end=850
+  _globals['_JOBSTATE']._serialized_start=1327
+  _globals['_JOBSTATE']._serialized_end=1481
+  _globals['_TRAINCONFIG']._serialized_start=125
+  _globals['_TRAINCONFIG']._serialized_end=343
+  _globals['_JOB']._serialized_start=346
+  _globals['_JOB']._serialized_end=849
+  _globals['_EPOCH']._serialized_start=851
+  _globals['_EPOCH']._serialized_end=909
+  _globals['_PROGRESS']._serialized_start=911
+  _globals['_PROGRESS']._serialized_end=1000
+  _globals['_JOBEVENT']._serialized_start=1003
+  _globals['_JOBEVENT']._serialized_end=1324
 # @@protoc_insertion_point(module_scope)

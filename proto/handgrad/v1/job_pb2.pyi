@@ -8,6 +8,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from handgrad.v1 import network_pb2 as _network_pb2
+from handgrad.v1 import params_pb2 as _params_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -36,7 +37,7 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_FAILED: _JobState.ValueType  # 4
     """Stopped by an error, which Job.error tells."""
     JOB_STATE_CANCELLED: _JobState.ValueType  # 5
-    """Stopped by CancelJob, or because the server stopped."""
+    """Stopped by CancelJob, or because its caller went away and had asked for that."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
     """Where a job stands."""
@@ -52,7 +53,7 @@ JOB_STATE_SUCCEEDED: JobState.ValueType  # 3
 JOB_STATE_FAILED: JobState.ValueType  # 4
 """Stopped by an error, which Job.error tells."""
 JOB_STATE_CANCELLED: JobState.ValueType  # 5
-"""Stopped by CancelJob, or because the server stopped."""
+"""Stopped by CancelJob, or because its caller went away and had asked for that."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
 @_typing.final
@@ -68,6 +69,7 @@ class TrainConfig(_message.Message):
     PIXELS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     PUBLISH_EVERY_ITERATIONS_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     """Images in a mini-batch. The last mini-batch of an epoch holds what is left, when the data set does not divide evenly."""
     epochs: _builtins.int
@@ -80,6 +82,8 @@ class TrainConfig(_message.Message):
     """Seed of the initial params and of the permutations."""
     publish_every_iterations: _builtins.int
     """Iterations from one publication of the params to the next. 0: only at the end of each epoch."""
+    momentum: _builtins.float
+    """Part of the step before that each step repeats, 0 to less than 1. 0: plain SGD."""
     @_builtins.property
     def network(self) -> _network_pb2.Network:
         """The network that is trained."""
@@ -94,10 +98,11 @@ class TrainConfig(_message.Message):
         pixels: _network_pb2.PixelScale.ValueType = ...,
         seed: _builtins.int = ...,
         publish_every_iterations: _builtins.int = ...,
+        momentum: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["network", b"network"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "network", b"network", "pixels", b"pixels", "publish_every_iterations", b"publish_every_iterations", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "momentum", b"momentum", "network", b"network", "pixels", b"pixels", "publish_every_iterations", b"publish_every_iterations", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -123,6 +128,11 @@ class Job(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    RESUMES_FIELD_NUMBER: _builtins.int
+    CONTINUED_OPTIMIZER_STATE_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Name of the job."""
     model: _builtins.str
@@ -143,6 +153,16 @@ class Job(_message.Message):
     """Newest version of the model that this job published. 0: none yet."""
     params_sha256: _builtins.str
     """SHA-256 of that version, as in ParamsVersion."""
+    client: _builtins.str
+    """Who asked for it: jobs of several clients take turns."""
+    request_id: _builtins.str
+    """The request id that it was asked with. Empty: none."""
+    sequence: _builtins.int
+    """Sequence number of the newest event of its history."""
+    resumes: _builtins.int
+    """How often it was taken up again after the server had stopped or was killed."""
+    continued_optimizer_state: _builtins.bool
+    """Whether it continued the optimizer's state of the version that it began with."""
     @_builtins.property
     def config(self) -> Global___TrainConfig:
         """The settings, with every default filled in."""
@@ -176,10 +196,15 @@ class Job(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        client: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        resumes: _builtins.int = ...,
+        continued_optimizer_state: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "dataset", b"dataset", "end_time", b"end_time", "error", b"error", "iteration", b"iteration", "iterations", b"iterations", "iterations_per_epoch", b"iterations_per_epoch", "job", b"job", "model", b"model", "params_sha256", b"params_sha256", "start_time", b"start_time", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "config", b"config", "continued_optimizer_state", b"continued_optimizer_state", "create_time", b"create_time", "dataset", b"dataset", "end_time", b"end_time", "error", b"error", "iteration", b"iteration", "iterations", b"iterations", "iterations_per_epoch", b"iterations_per_epoch", "job", b"job", "model", b"model", "params_sha256", b"params_sha256", "request_id", b"request_id", "resumes", b"resumes", "sequence", b"sequence", "start_time", b"start_time", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,3 +273,71 @@ class Progress(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Progress: _TypeAlias = Progress  # noqa: Y015
+
+@_typing.final
+class JobEvent(_message.Message):
+    """Something that happened to a job. Its history is numbered without a gap, is kept on disk before anybody is told of
+    it, and is the same whether the server was killed meanwhile or not.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    PUBLISHED_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Number in the job's history: 1, 2, 3, ... 0 for progress, which is of the moment and no part of the history."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    @_builtins.property
+    def accepted(self) -> Global___Job:
+        """The job was accepted. Always number 1."""
+
+    @_builtins.property
+    def started(self) -> Global___Job:
+        """It began to run. Once, also where the server was killed meanwhile."""
+
+    @_builtins.property
+    def progress(self) -> Global___Progress:
+        """How far it is; a few times a second, and only the newest."""
+
+    @_builtins.property
+    def epoch(self) -> Global___Epoch:
+        """An epoch ended."""
+
+    @_builtins.property
+    def published(self) -> _params_pb2.ParamsVersion:
+        """A version of its model was published. At an epoch's end, after the epoch."""
+
+    @_builtins.property
+    def finished(self) -> Global___Job:
+        """It ended. Always last."""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        accepted: Global___Job | None = ...,
+        started: Global___Job | None = ...,
+        progress: Global___Progress | None = ...,
+        epoch: Global___Epoch | None = ...,
+        published: _params_pb2.ParamsVersion | None = ...,
+        finished: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "epoch", b"epoch", "event", b"event", "finished", b"finished", "progress", b"progress", "published", b"published", "started", b"started", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "epoch", b"epoch", "event", b"event", "finished", b"finished", "progress", b"progress", "published", b"published", "sequence", b"sequence", "started", b"started", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "started", "progress", "epoch", "published", "finished"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___JobEvent: _TypeAlias = JobEvent  # noqa: Y015

@@ -33,6 +33,8 @@ class _DataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataType.Val
     """IEEE 754 binary32, little-endian."""
     DATA_TYPE_FLOAT64: _DataType.ValueType  # 2
     """IEEE 754 binary64, little-endian."""
+    DATA_TYPE_UINT8: _DataType.ValueType  # 3
+    """One byte, 0 to 255."""
 
 class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
     """The type of a tensor's elements."""
@@ -43,6 +45,8 @@ DATA_TYPE_FLOAT32: DataType.ValueType  # 1
 """IEEE 754 binary32, little-endian."""
 DATA_TYPE_FLOAT64: DataType.ValueType  # 2
 """IEEE 754 binary64, little-endian."""
+DATA_TYPE_UINT8: DataType.ValueType  # 3
+"""One byte, 0 to 255."""
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
 @_typing.final
@@ -99,6 +103,7 @@ class ParamsVersion(_message.Message):
     LOSS_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     PIXELS_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_STATE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -115,6 +120,8 @@ class ParamsVersion(_message.Message):
     """Bytes of all tensors' data together."""
     pixels: _network_pb2.PixelScale.ValueType
     """How the pixels it was trained on became inputs. Not set when it was uploaded from a file."""
+    optimizer_state: _builtins.bool
+    """Whether the optimizer's state is kept with it, which a job that continues it takes up."""
     @_builtins.property
     def network(self) -> _network_pb2.Network:
         """The network that the params belong to."""
@@ -136,16 +143,61 @@ class ParamsVersion(_message.Message):
         loss: _builtins.float | None = ...,
         size_bytes: _builtins.int = ...,
         pixels: _network_pb2.PixelScale.ValueType = ...,
+        optimizer_state: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "loss", b"loss", "network", b"network", "publish_time", b"publish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "iteration", b"iteration", "job", b"job", "loss", b"loss", "model", b"model", "network", b"network", "params_sha256", b"params_sha256", "pixels", b"pixels", "publish_time", b"publish_time", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "iteration", b"iteration", "job", b"job", "loss", b"loss", "model", b"model", "network", b"network", "optimizer_state", b"optimizer_state", "params_sha256", b"params_sha256", "pixels", b"pixels", "publish_time", b"publish_time", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
 
 Global___ParamsVersion: _TypeAlias = ParamsVersion  # noqa: Y015
+
+@_typing.final
+class Model(_message.Message):
+    """A model: a network with params under a name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    NEWEST_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of the model."""
+    job: _builtins.str
+    """The job that trains it or waits to. Empty: none."""
+    @_builtins.property
+    def network(self) -> _network_pb2.Network:
+        """The network."""
+
+    @_builtins.property
+    def newest(self) -> Global___ParamsVersion:
+        """Its newest version. Not set: it has none yet."""
+
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers of the versions that are kept, in order."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        network: _network_pb2.Network | None = ...,
+        newest: Global___ParamsVersion | None = ...,
+        versions: _abc.Iterable[_builtins.int] | None = ...,
+        job: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["network", b"network", "newest", b"newest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "model", b"model", "network", b"network", "newest", b"newest", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class Checkpoint(_message.Message):
@@ -158,12 +210,30 @@ class Checkpoint(_message.Message):
     NETWORK_FIELD_NUMBER: _builtins.int
     SAVE_TIME_FIELD_NUMBER: _builtins.int
     PIXELS_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_STATE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ITERATION_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     """Name of the checkpoint."""
     params_sha256: _builtins.str
     """SHA-256 of its params, as in ParamsVersion."""
     pixels: _network_pb2.PixelScale.ValueType
     """How the pixels it was trained on became inputs. Not set when its params were uploaded from a file."""
+    optimizer_state: _builtins.bool
+    """Whether the optimizer's state is saved with it."""
+    size_bytes: _builtins.int
+    """Bytes of all tensors' data together."""
+    model: _builtins.str
+    """The model that it was saved from."""
+    version: _builtins.int
+    """The version of that model."""
+    iteration: _builtins.int
+    """As in that version."""
+    loss: _builtins.float
+    """As in that version."""
     @_builtins.property
     def network(self) -> _network_pb2.Network:
         """The network that the params belong to."""
@@ -180,11 +250,19 @@ class Checkpoint(_message.Message):
         network: _network_pb2.Network | None = ...,
         save_time: _timestamp_pb2.Timestamp | None = ...,
         pixels: _network_pb2.PixelScale.ValueType = ...,
+        optimizer_state: _builtins.bool = ...,
+        size_bytes: _builtins.int = ...,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+        iteration: _builtins.int = ...,
+        loss: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["network", b"network", "save_time", b"save_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "loss", b"loss", "network", b"network", "save_time", b"save_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "network", b"network", "params_sha256", b"params_sha256", "pixels", b"pixels", "save_time", b"save_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "checkpoint", b"checkpoint", "iteration", b"iteration", "loss", b"loss", "model", b"model", "network", b"network", "optimizer_state", b"optimizer_state", "params_sha256", b"params_sha256", "pixels", b"pixels", "save_time", b"save_time", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
+    _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
 
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015

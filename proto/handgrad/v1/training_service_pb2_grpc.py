@@ -28,11 +28,14 @@ if _version_not_supported:
 class TrainingServiceStub:
     """Trains small neural networks with gradients derived by hand.
 
-    A name that a caller gives (model, job, checkpoint, dataset) has 1 to 63 characters: lower-case letters, digits,
-    '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with INVALID_ARGUMENT and
-    a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
-    Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops, and with INTERNAL
-    when the server has a fault.
+    A name that a caller gives (model, job, checkpoint, dataset, client) has 1 to 63 characters: lower-case letters,
+    digits, '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with
+    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
+    What is answered is on disk: it outlives the server, however that ends.
+    Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops or its disk fails, with
+    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, with UNAUTHENTICATED or PERMISSION_DENIED where
+    the server asks for tokens, and with INTERNAL when the server has a fault. A call that is marked NO_SIDE_EFFECTS is
+    open to a read-only token.
     """
 
     def __init__(self, channel):
@@ -46,10 +49,25 @@ class TrainingServiceStub:
                 request_serializer=handgrad_dot_v1_dot_training__service__pb2.TrainRequest.SerializeToString,
                 response_deserializer=handgrad_dot_v1_dot_training__service__pb2.TrainResponse.FromString,
                 _registered_method=True)
+        self.GetJob = channel.unary_unary(
+                '/handgrad.v1.TrainingService/GetJob',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.GetJobRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.GetJobResponse.FromString,
+                _registered_method=True)
+        self.ListJobs = channel.unary_unary(
+                '/handgrad.v1.TrainingService/ListJobs',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.ListJobsRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.ListJobsResponse.FromString,
+                _registered_method=True)
         self.CancelJob = channel.unary_unary(
                 '/handgrad.v1.TrainingService/CancelJob',
                 request_serializer=handgrad_dot_v1_dot_training__service__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=handgrad_dot_v1_dot_training__service__pb2.CancelJobResponse.FromString,
+                _registered_method=True)
+        self.WatchJob = channel.unary_stream(
+                '/handgrad.v1.TrainingService/WatchJob',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.WatchJobRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.WatchJobResponse.FromString,
                 _registered_method=True)
         self.GetLoss = channel.unary_unary(
                 '/handgrad.v1.TrainingService/GetLoss',
@@ -66,6 +84,11 @@ class TrainingServiceStub:
                 request_serializer=handgrad_dot_v1_dot_training__service__pb2.StreamParamsRequest.SerializeToString,
                 response_deserializer=handgrad_dot_v1_dot_training__service__pb2.StreamParamsResponse.FromString,
                 _registered_method=True)
+        self.WatchParams = channel.unary_stream(
+                '/handgrad.v1.TrainingService/WatchParams',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.WatchParamsRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.WatchParamsResponse.FromString,
+                _registered_method=True)
         self.SaveParams = channel.unary_unary(
                 '/handgrad.v1.TrainingService/SaveParams',
                 request_serializer=handgrad_dot_v1_dot_training__service__pb2.SaveParamsRequest.SerializeToString,
@@ -81,10 +104,60 @@ class TrainingServiceStub:
                 request_serializer=handgrad_dot_v1_dot_training__service__pb2.UploadParamsRequest.SerializeToString,
                 response_deserializer=handgrad_dot_v1_dot_training__service__pb2.UploadParamsResponse.FromString,
                 _registered_method=True)
-        self.UploadDataset = channel.stream_unary(
-                '/handgrad.v1.TrainingService/UploadDataset',
-                request_serializer=handgrad_dot_v1_dot_training__service__pb2.UploadDatasetRequest.SerializeToString,
-                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.UploadDatasetResponse.FromString,
+        self.ListModels = channel.unary_unary(
+                '/handgrad.v1.TrainingService/ListModels',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
+        self.DeleteModel = channel.unary_unary(
+                '/handgrad.v1.TrainingService/DeleteModel',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.DeleteModelRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.DeleteModelResponse.FromString,
+                _registered_method=True)
+        self.ListCheckpoints = channel.unary_unary(
+                '/handgrad.v1.TrainingService/ListCheckpoints',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.ListCheckpointsRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.ListCheckpointsResponse.FromString,
+                _registered_method=True)
+        self.DeleteCheckpoint = channel.unary_unary(
+                '/handgrad.v1.TrainingService/DeleteCheckpoint',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.DeleteCheckpointRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.DeleteCheckpointResponse.FromString,
+                _registered_method=True)
+        self.StartDatasetUpload = channel.unary_unary(
+                '/handgrad.v1.TrainingService/StartDatasetUpload',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.StartDatasetUploadRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.StartDatasetUploadResponse.FromString,
+                _registered_method=True)
+        self.UploadDatasetChunk = channel.unary_unary(
+                '/handgrad.v1.TrainingService/UploadDatasetChunk',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.UploadDatasetChunkRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.UploadDatasetChunkResponse.FromString,
+                _registered_method=True)
+        self.FinishDatasetUpload = channel.unary_unary(
+                '/handgrad.v1.TrainingService/FinishDatasetUpload',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.FinishDatasetUploadRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.FinishDatasetUploadResponse.FromString,
+                _registered_method=True)
+        self.ListDatasets = channel.unary_unary(
+                '/handgrad.v1.TrainingService/ListDatasets',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.ListDatasetsRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.ListDatasetsResponse.FromString,
+                _registered_method=True)
+        self.GetDataset = channel.unary_unary(
+                '/handgrad.v1.TrainingService/GetDataset',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.GetDatasetRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.GetDatasetResponse.FromString,
+                _registered_method=True)
+        self.DeleteDataset = channel.unary_unary(
+                '/handgrad.v1.TrainingService/DeleteDataset',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.DeleteDatasetRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.DeleteDatasetResponse.FromString,
+                _registered_method=True)
+        self.Predict = channel.unary_unary(
+                '/handgrad.v1.TrainingService/Predict',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.PredictRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.PredictResponse.FromString,
                 _registered_method=True)
         self.Evaluate = channel.unary_unary(
                 '/handgrad.v1.TrainingService/Evaluate',
@@ -96,19 +169,38 @@ class TrainingServiceStub:
 class TrainingServiceServicer:
     """Trains small neural networks with gradients derived by hand.
 
-    A name that a caller gives (model, job, checkpoint, dataset) has 1 to 63 characters: lower-case letters, digits,
-    '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with INVALID_ARGUMENT and
-    a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
-    Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops, and with INTERNAL
-    when the server has a fault.
+    A name that a caller gives (model, job, checkpoint, dataset, client) has 1 to 63 characters: lower-case letters,
+    digits, '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with
+    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
+    What is answered is on disk: it outlives the server, however that ends.
+    Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops or its disk fails, with
+    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, with UNAUTHENTICATED or PERMISSION_DENIED where
+    the server asks for tokens, and with INTERNAL when the server has a fault. A call that is marked NO_SIDE_EFFECTS is
+    open to a read-only token.
     """
 
     def Train(self, request, context):
-        """Starts a job and streams its progress until it ends. The job goes on when the caller goes away.
-        Not to be repeated blindly: each call starts a new job. The last message is always `finished`, whichever way the
-        job ended. INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
-        FAILED_PRECONDITION: the model has another network. RESOURCE_EXHAUSTED: too many jobs wait, or too many streams
-        are open.
+        """Starts a job and streams its history until it ends. The job goes on when the caller goes away, unless it asked for
+        the contrary. With a request id it may be repeated: the same request with the same id starts no second job, and
+        streams the history of the first from its beginning. The last event is always `finished`, whichever way the job
+        ended; a stream that ends without it lost its server, and WatchJob goes on from where it stopped.
+        INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
+        ALREADY_EXISTS: the request id was used for another request. FAILED_PRECONDITION: the model has another network.
+        RESOURCE_EXHAUSTED: the queue is full.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJob(self, request, context):
+        """Gives a job as it stands. NOT_FOUND: there is no such job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobs(self, request, context):
+        """Lists jobs, the newest first. INVALID_ARGUMENT: a filter or the page token is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,8 +214,18 @@ class TrainingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchJob(self, request, context):
+        """Streams a job's history after any of its events, then what happens, until the job ends. Whoever goes on after the
+        last event that it saw misses none and sees none twice, also across a crash of the server.
+        NOT_FOUND: there is no such job. INVALID_ARGUMENT: the history is not that long yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetLoss(self, request, context):
-        """Gives the losses of a job's iterations, for any range, and the epochs' means. Changes nothing.
+        """Gives the losses of a job's iterations, for any range, and the epochs' means. After a crash the iterations since the
+        last snapshot are trained again, to the same losses.
         NOT_FOUND: there is no such job. INVALID_ARGUMENT: the range is negative.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -131,8 +233,8 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetParams(self, request, context):
-        """Gives one version of a model's params. Never waits for training. Changes nothing. Over 3 MiB, the tensors come
-        without data and `inlined` is false: fetch the data of that version with StreamParams.
+        """Gives one version of a model's params. Never waits for training. Over 3 MiB, the tensors come without data and
+        `inlined` is false: fetch the data of that version with StreamParams.
         NOT_FOUND: there is no such model, or the version does not exist or is no longer kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -140,18 +242,26 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamParams(self, request, context):
-        """Streams the data of one version's tensors, in chunks of at most 1 MiB. Changes nothing. For params of any size.
-        NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: too many streams are open.
+        """Streams the data of one version's tensors, in chunks of at most 1 MiB. For params of any size.
+        NOT_FOUND: as for GetParams.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchParams(self, request, context):
+        """Streams the versions of a model as they are published, beginning with the newest, until the caller ends it. A slow
+        reader gets the newest version there is, and not those in between; it never slows training.
+        NOT_FOUND: there is no such model, or it was deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SaveParams(self, request, context):
-        """Saves one version of a model's params as a checkpoint, which outlives the server. Once answered, it is on disk.
-        May be repeated: saving the same params under the same name again changes nothing. ALREADY_EXISTS: the name holds
-        other params. NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: the disk is full. DATA_LOSS: the name holds a
-        damaged file.
+        """Saves one version of a model's params as a checkpoint, with the optimizer's state if the version has it.
+        May be repeated: saving the same version under the same name again changes nothing. ALREADY_EXISTS: the name holds
+        other params. NOT_FOUND: as for GetParams.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,7 +270,7 @@ class TrainingServiceServicer:
     def LoadParams(self, request, context):
         """Publishes a checkpoint's params as the next version of a model, which is made if it does not exist. Each call makes
         a version. NOT_FOUND: there is no such checkpoint. FAILED_PRECONDITION: the model has another network, or a job
-        is training it. DATA_LOSS: the checkpoint's file is damaged.
+        is training it, or the checkpoint has no optimizer state and it was asked for. DATA_LOSS: its file is damaged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,25 +279,100 @@ class TrainingServiceServicer:
     def UploadParams(self, request_iterator, context):
         """Publishes the params in a file of the caller's (.npz or .safetensors) as the next version of a model, which is made
         if it does not exist. float64 is rounded to float32. INVALID_ARGUMENT: the file is not what Tensor describes, or has
-        NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large,
-        or too many streams are open.
+        NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def UploadDataset(self, request_iterator, context):
-        """Gives the server a data set: the four IDX files of MNIST's names, gzipped or not. The server keeps it until it stops.
-        May be repeated: the same files get the same name. INVALID_ARGUMENT: a file is missing or malformed.
-        ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large, or too
-        many streams are open.
+    def ListModels(self, request, context):
+        """Lists models by name. INVALID_ARGUMENT: the page token is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModel(self, request, context):
+        """Deletes a model with all its versions; checkpoints stay. A later model of the name goes on with the numbers.
+        NOT_FOUND: there is no such model. FAILED_PRECONDITION: a job is training it, or waits to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCheckpoints(self, request, context):
+        """Lists checkpoints by name. INVALID_ARGUMENT: the page token is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCheckpoint(self, request, context):
+        """Deletes a checkpoint. NOT_FOUND: there is no such checkpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartDatasetUpload(self, request, context):
+        """Begins the upload of a data set, or takes it up again: the same name and files get the same upload, and the answer
+        tells how much of each file is there. INVALID_ARGUMENT: the files are not those of a data set.
+        ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadDatasetChunk(self, request, context):
+        """Takes the next bytes of one of an upload's files. May be repeated: bytes that are there already change nothing.
+        NOT_FOUND: there is no such upload. INVALID_ARGUMENT: the bytes are not those of their SHA-256, or begin after the
+        end of what is there, or go past the end of the file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishDatasetUpload(self, request, context):
+        """Ends an upload: checks the files' SHA-256, reads them, and keeps the data set. NOT_FOUND: there is no such upload.
+        FAILED_PRECONDITION: bytes are missing. INVALID_ARGUMENT: a file is malformed, or not that of its SHA-256; the upload
+        is forgotten then. ALREADY_EXISTS: the name holds another data set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDatasets(self, request, context):
+        """Lists data sets by name. INVALID_ARGUMENT: the page token is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDataset(self, request, context):
+        """Describes a data set. NOT_FOUND: there is none of that name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDataset(self, request, context):
+        """Deletes a data set. NOT_FOUND: there is none of that name. FAILED_PRECONDITION: a job that has not ended needs it, or
+        it ships with the server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Predict(self, request, context):
+        """Tells the classes of images, by one version of a model. A running job pauses for it.
+        NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the network takes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Evaluate(self, request, context):
-        """Evaluates one version of a model's params on a split of a data set. Changes nothing. A running job pauses for it.
+        """Evaluates one version of a model's params on a split of a data set. A running job pauses for it.
         NOT_FOUND: there is no such model, version or data set. INVALID_ARGUMENT: the network does not fit the data set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -202,10 +387,25 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     request_deserializer=handgrad_dot_v1_dot_training__service__pb2.TrainRequest.FromString,
                     response_serializer=handgrad_dot_v1_dot_training__service__pb2.TrainResponse.SerializeToString,
             ),
+            'GetJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJob,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.GetJobRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.GetJobResponse.SerializeToString,
+            ),
+            'ListJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobs,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.ListJobsRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.ListJobsResponse.SerializeToString,
+            ),
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
                     request_deserializer=handgrad_dot_v1_dot_training__service__pb2.CancelJobRequest.FromString,
                     response_serializer=handgrad_dot_v1_dot_training__service__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'WatchJob': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchJob,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.WatchJobRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.WatchJobResponse.SerializeToString,
             ),
             'GetLoss': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLoss,
@@ -222,6 +422,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     request_deserializer=handgrad_dot_v1_dot_training__service__pb2.StreamParamsRequest.FromString,
                     response_serializer=handgrad_dot_v1_dot_training__service__pb2.StreamParamsResponse.SerializeToString,
             ),
+            'WatchParams': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchParams,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.WatchParamsRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.WatchParamsResponse.SerializeToString,
+            ),
             'SaveParams': grpc.unary_unary_rpc_method_handler(
                     servicer.SaveParams,
                     request_deserializer=handgrad_dot_v1_dot_training__service__pb2.SaveParamsRequest.FromString,
@@ -237,10 +442,60 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     request_deserializer=handgrad_dot_v1_dot_training__service__pb2.UploadParamsRequest.FromString,
                     response_serializer=handgrad_dot_v1_dot_training__service__pb2.UploadParamsResponse.SerializeToString,
             ),
-            'UploadDataset': grpc.stream_unary_rpc_method_handler(
-                    servicer.UploadDataset,
-                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.UploadDatasetRequest.FromString,
-                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.UploadDatasetResponse.SerializeToString,
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.ListModelsRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'DeleteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModel,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.DeleteModelRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.DeleteModelResponse.SerializeToString,
+            ),
+            'ListCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCheckpoints,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.ListCheckpointsRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.ListCheckpointsResponse.SerializeToString,
+            ),
+            'DeleteCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCheckpoint,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.DeleteCheckpointRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.DeleteCheckpointResponse.SerializeToString,
+            ),
+            'StartDatasetUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartDatasetUpload,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.StartDatasetUploadRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.StartDatasetUploadResponse.SerializeToString,
+            ),
+            'UploadDatasetChunk': grpc.unary_unary_rpc_method_handler(
+                    servicer.UploadDatasetChunk,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.UploadDatasetChunkRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.UploadDatasetChunkResponse.SerializeToString,
+            ),
+            'FinishDatasetUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishDatasetUpload,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.FinishDatasetUploadRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.FinishDatasetUploadResponse.SerializeToString,
+            ),
+            'ListDatasets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDatasets,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.ListDatasetsRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.ListDatasetsResponse.SerializeToString,
+            ),
+            'GetDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDataset,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.GetDatasetRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.GetDatasetResponse.SerializeToString,
+            ),
+            'DeleteDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDataset,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.DeleteDatasetRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.DeleteDatasetResponse.SerializeToString,
+            ),
+            'Predict': grpc.unary_unary_rpc_method_handler(
+                    servicer.Predict,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.PredictRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.PredictResponse.SerializeToString,
             ),
             'Evaluate': grpc.unary_unary_rpc_method_handler(
                     servicer.Evaluate,
@@ -258,11 +513,14 @@ def add_TrainingServiceServicer_to_server(servicer, server):
 class TrainingService:
     """Trains small neural networks with gradients derived by hand.
 
-    A name that a caller gives (model, job, checkpoint, dataset) has 1 to 63 characters: lower-case letters, digits,
-    '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with INVALID_ARGUMENT and
-    a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
-    Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops, and with INTERNAL
-    when the server has a fault.
+    A name that a caller gives (model, job, checkpoint, dataset, client) has 1 to 63 characters: lower-case letters,
+    digits, '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with
+    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
+    What is answered is on disk: it outlives the server, however that ends.
+    Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops or its disk fails, with
+    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, with UNAUTHENTICATED or PERMISSION_DENIED where
+    the server asks for tokens, and with INTERNAL when the server has a fault. A call that is marked NO_SIDE_EFFECTS is
+    open to a read-only token.
     """
 
     @staticmethod
@@ -293,6 +551,60 @@ class TrainingService:
             _registered_method=True)
 
     @staticmethod
+    def GetJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/GetJob',
+            handgrad_dot_v1_dot_training__service__pb2.GetJobRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.GetJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/ListJobs',
+            handgrad_dot_v1_dot_training__service__pb2.ListJobsRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CancelJob(request,
             target,
             options=(),
@@ -309,6 +621,33 @@ class TrainingService:
             '/handgrad.v1.TrainingService/CancelJob',
             handgrad_dot_v1_dot_training__service__pb2.CancelJobRequest.SerializeToString,
             handgrad_dot_v1_dot_training__service__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/WatchJob',
+            handgrad_dot_v1_dot_training__service__pb2.WatchJobRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.WatchJobResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -401,6 +740,33 @@ class TrainingService:
             _registered_method=True)
 
     @staticmethod
+    def WatchParams(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/WatchParams',
+            handgrad_dot_v1_dot_training__service__pb2.WatchParamsRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.WatchParamsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def SaveParams(request,
             target,
             options=(),
@@ -482,7 +848,7 @@ class TrainingService:
             _registered_method=True)
 
     @staticmethod
-    def UploadDataset(request_iterator,
+    def ListModels(request,
             target,
             options=(),
             channel_credentials=None,
@@ -492,12 +858,282 @@ class TrainingService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_unary(
-            request_iterator,
+        return grpc.experimental.unary_unary(
+            request,
             target,
-            '/handgrad.v1.TrainingService/UploadDataset',
-            handgrad_dot_v1_dot_training__service__pb2.UploadDatasetRequest.SerializeToString,
-            handgrad_dot_v1_dot_training__service__pb2.UploadDatasetResponse.FromString,
+            '/handgrad.v1.TrainingService/ListModels',
+            handgrad_dot_v1_dot_training__service__pb2.ListModelsRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/DeleteModel',
+            handgrad_dot_v1_dot_training__service__pb2.DeleteModelRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.DeleteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/ListCheckpoints',
+            handgrad_dot_v1_dot_training__service__pb2.ListCheckpointsRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/DeleteCheckpoint',
+            handgrad_dot_v1_dot_training__service__pb2.DeleteCheckpointRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.DeleteCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartDatasetUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/StartDatasetUpload',
+            handgrad_dot_v1_dot_training__service__pb2.StartDatasetUploadRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.StartDatasetUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadDatasetChunk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/UploadDatasetChunk',
+            handgrad_dot_v1_dot_training__service__pb2.UploadDatasetChunkRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.UploadDatasetChunkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishDatasetUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/FinishDatasetUpload',
+            handgrad_dot_v1_dot_training__service__pb2.FinishDatasetUploadRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.FinishDatasetUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDatasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/ListDatasets',
+            handgrad_dot_v1_dot_training__service__pb2.ListDatasetsRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/GetDataset',
+            handgrad_dot_v1_dot_training__service__pb2.GetDatasetRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.GetDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/DeleteDataset',
+            handgrad_dot_v1_dot_training__service__pb2.DeleteDatasetRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.DeleteDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Predict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/Predict',
+            handgrad_dot_v1_dot_training__service__pb2.PredictRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.PredictResponse.FromString,
             options,
             channel_credentials,
             insecure,

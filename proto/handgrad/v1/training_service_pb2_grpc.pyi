@@ -29,11 +29,14 @@ GRPC_VERSION: str
 class TrainingServiceStub:
     """Trains small neural networks with gradients derived by hand.
 
-    A name that a caller gives (model, job, checkpoint, dataset) has 1 to 63 characters: lower-case letters, digits,
-    '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with INVALID_ARGUMENT and
-    a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
-    Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops, and with INTERNAL
-    when the server has a fault.
+    A name that a caller gives (model, job, checkpoint, dataset, client) has 1 to 63 characters: lower-case letters,
+    digits, '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with
+    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
+    What is answered is on disk: it outlives the server, however that ends.
+    Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops or its disk fails, with
+    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, with UNAUTHENTICATED or PERMISSION_DENIED where
+    the server asks for tokens, and with INTERNAL when the server has a fault. A call that is marked NO_SIDE_EFFECTS is
+    open to a read-only token.
     """
 
     @_typing.overload
@@ -41,54 +44,100 @@ class TrainingServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TrainingServiceAsyncStub: ...
     Train: _grpc.UnaryStreamMultiCallable[_training_service_pb2.TrainRequest, _training_service_pb2.TrainResponse]
-    """Starts a job and streams its progress until it ends. The job goes on when the caller goes away.
-    Not to be repeated blindly: each call starts a new job. The last message is always `finished`, whichever way the
-    job ended. INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
-    FAILED_PRECONDITION: the model has another network. RESOURCE_EXHAUSTED: too many jobs wait, or too many streams
-    are open.
+    """Starts a job and streams its history until it ends. The job goes on when the caller goes away, unless it asked for
+    the contrary. With a request id it may be repeated: the same request with the same id starts no second job, and
+    streams the history of the first from its beginning. The last event is always `finished`, whichever way the job
+    ended; a stream that ends without it lost its server, and WatchJob goes on from where it stopped.
+    INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
+    ALREADY_EXISTS: the request id was used for another request. FAILED_PRECONDITION: the model has another network.
+    RESOURCE_EXHAUSTED: the queue is full.
     """
+    GetJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.GetJobRequest, _training_service_pb2.GetJobResponse]
+    """Gives a job as it stands. NOT_FOUND: there is no such job."""
+    ListJobs: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ListJobsRequest, _training_service_pb2.ListJobsResponse]
+    """Lists jobs, the newest first. INVALID_ARGUMENT: a filter or the page token is none."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.CancelJobRequest, _training_service_pb2.CancelJobResponse]
     """Ends a job: one that waits at once, one that runs at its next pause, a few hundredths of a second away. What it
     published is kept. May be repeated; a job that has ended is left as it is. NOT_FOUND: there is no such job.
     """
+    WatchJob: _grpc.UnaryStreamMultiCallable[_training_service_pb2.WatchJobRequest, _training_service_pb2.WatchJobResponse]
+    """Streams a job's history after any of its events, then what happens, until the job ends. Whoever goes on after the
+    last event that it saw misses none and sees none twice, also across a crash of the server.
+    NOT_FOUND: there is no such job. INVALID_ARGUMENT: the history is not that long yet.
+    """
     GetLoss: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.GetLossRequest, _training_service_pb2.GetLossResponse]
-    """Gives the losses of a job's iterations, for any range, and the epochs' means. Changes nothing.
+    """Gives the losses of a job's iterations, for any range, and the epochs' means. After a crash the iterations since the
+    last snapshot are trained again, to the same losses.
     NOT_FOUND: there is no such job. INVALID_ARGUMENT: the range is negative.
     """
     GetParams: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.GetParamsRequest, _training_service_pb2.GetParamsResponse]
-    """Gives one version of a model's params. Never waits for training. Changes nothing. Over 3 MiB, the tensors come
-    without data and `inlined` is false: fetch the data of that version with StreamParams.
+    """Gives one version of a model's params. Never waits for training. Over 3 MiB, the tensors come without data and
+    `inlined` is false: fetch the data of that version with StreamParams.
     NOT_FOUND: there is no such model, or the version does not exist or is no longer kept.
     """
     StreamParams: _grpc.UnaryStreamMultiCallable[_training_service_pb2.StreamParamsRequest, _training_service_pb2.StreamParamsResponse]
-    """Streams the data of one version's tensors, in chunks of at most 1 MiB. Changes nothing. For params of any size.
-    NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: too many streams are open.
+    """Streams the data of one version's tensors, in chunks of at most 1 MiB. For params of any size.
+    NOT_FOUND: as for GetParams.
+    """
+    WatchParams: _grpc.UnaryStreamMultiCallable[_training_service_pb2.WatchParamsRequest, _training_service_pb2.WatchParamsResponse]
+    """Streams the versions of a model as they are published, beginning with the newest, until the caller ends it. A slow
+    reader gets the newest version there is, and not those in between; it never slows training.
+    NOT_FOUND: there is no such model, or it was deleted.
     """
     SaveParams: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.SaveParamsRequest, _training_service_pb2.SaveParamsResponse]
-    """Saves one version of a model's params as a checkpoint, which outlives the server. Once answered, it is on disk.
-    May be repeated: saving the same params under the same name again changes nothing. ALREADY_EXISTS: the name holds
-    other params. NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: the disk is full. DATA_LOSS: the name holds a
-    damaged file.
+    """Saves one version of a model's params as a checkpoint, with the optimizer's state if the version has it.
+    May be repeated: saving the same version under the same name again changes nothing. ALREADY_EXISTS: the name holds
+    other params. NOT_FOUND: as for GetParams.
     """
     LoadParams: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.LoadParamsRequest, _training_service_pb2.LoadParamsResponse]
     """Publishes a checkpoint's params as the next version of a model, which is made if it does not exist. Each call makes
     a version. NOT_FOUND: there is no such checkpoint. FAILED_PRECONDITION: the model has another network, or a job
-    is training it. DATA_LOSS: the checkpoint's file is damaged.
+    is training it, or the checkpoint has no optimizer state and it was asked for. DATA_LOSS: its file is damaged.
     """
     UploadParams: _grpc.StreamUnaryMultiCallable[_training_service_pb2.UploadParamsRequest, _training_service_pb2.UploadParamsResponse]
     """Publishes the params in a file of the caller's (.npz or .safetensors) as the next version of a model, which is made
     if it does not exist. float64 is rounded to float32. INVALID_ARGUMENT: the file is not what Tensor describes, or has
-    NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large,
-    or too many streams are open.
+    NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large.
     """
-    UploadDataset: _grpc.StreamUnaryMultiCallable[_training_service_pb2.UploadDatasetRequest, _training_service_pb2.UploadDatasetResponse]
-    """Gives the server a data set: the four IDX files of MNIST's names, gzipped or not. The server keeps it until it stops.
-    May be repeated: the same files get the same name. INVALID_ARGUMENT: a file is missing or malformed.
-    ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large, or too
-    many streams are open.
+    ListModels: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ListModelsRequest, _training_service_pb2.ListModelsResponse]
+    """Lists models by name. INVALID_ARGUMENT: the page token is none."""
+    DeleteModel: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.DeleteModelRequest, _training_service_pb2.DeleteModelResponse]
+    """Deletes a model with all its versions; checkpoints stay. A later model of the name goes on with the numbers.
+    NOT_FOUND: there is no such model. FAILED_PRECONDITION: a job is training it, or waits to.
+    """
+    ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ListCheckpointsRequest, _training_service_pb2.ListCheckpointsResponse]
+    """Lists checkpoints by name. INVALID_ARGUMENT: the page token is none."""
+    DeleteCheckpoint: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.DeleteCheckpointRequest, _training_service_pb2.DeleteCheckpointResponse]
+    """Deletes a checkpoint. NOT_FOUND: there is no such checkpoint."""
+    StartDatasetUpload: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.StartDatasetUploadRequest, _training_service_pb2.StartDatasetUploadResponse]
+    """Begins the upload of a data set, or takes it up again: the same name and files get the same upload, and the answer
+    tells how much of each file is there. INVALID_ARGUMENT: the files are not those of a data set.
+    ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large.
+    """
+    UploadDatasetChunk: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.UploadDatasetChunkRequest, _training_service_pb2.UploadDatasetChunkResponse]
+    """Takes the next bytes of one of an upload's files. May be repeated: bytes that are there already change nothing.
+    NOT_FOUND: there is no such upload. INVALID_ARGUMENT: the bytes are not those of their SHA-256, or begin after the
+    end of what is there, or go past the end of the file.
+    """
+    FinishDatasetUpload: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.FinishDatasetUploadRequest, _training_service_pb2.FinishDatasetUploadResponse]
+    """Ends an upload: checks the files' SHA-256, reads them, and keeps the data set. NOT_FOUND: there is no such upload.
+    FAILED_PRECONDITION: bytes are missing. INVALID_ARGUMENT: a file is malformed, or not that of its SHA-256; the upload
+    is forgotten then. ALREADY_EXISTS: the name holds another data set.
+    """
+    ListDatasets: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ListDatasetsRequest, _training_service_pb2.ListDatasetsResponse]
+    """Lists data sets by name. INVALID_ARGUMENT: the page token is none."""
+    GetDataset: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.GetDatasetRequest, _training_service_pb2.GetDatasetResponse]
+    """Describes a data set. NOT_FOUND: there is none of that name."""
+    DeleteDataset: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.DeleteDatasetRequest, _training_service_pb2.DeleteDatasetResponse]
+    """Deletes a data set. NOT_FOUND: there is none of that name. FAILED_PRECONDITION: a job that has not ended needs it, or
+    it ships with the server.
+    """
+    Predict: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.PredictRequest, _training_service_pb2.PredictResponse]
+    """Tells the classes of images, by one version of a model. A running job pauses for it.
+    NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the network takes.
     """
     Evaluate: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.EvaluateRequest, _training_service_pb2.EvaluateResponse]
-    """Evaluates one version of a model's params on a split of a data set. Changes nothing. A running job pauses for it.
+    """Evaluates one version of a model's params on a split of a data set. A running job pauses for it.
     NOT_FOUND: there is no such model, version or data set. INVALID_ARGUMENT: the network does not fit the data set.
     """
 
@@ -96,74 +145,126 @@ class TrainingServiceStub:
 class TrainingServiceAsyncStub(TrainingServiceStub):
     """Trains small neural networks with gradients derived by hand.
 
-    A name that a caller gives (model, job, checkpoint, dataset) has 1 to 63 characters: lower-case letters, digits,
-    '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with INVALID_ARGUMENT and
-    a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
-    Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops, and with INTERNAL
-    when the server has a fault.
+    A name that a caller gives (model, job, checkpoint, dataset, client) has 1 to 63 characters: lower-case letters,
+    digits, '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with
+    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
+    What is answered is on disk: it outlives the server, however that ends.
+    Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops or its disk fails, with
+    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, with UNAUTHENTICATED or PERMISSION_DENIED where
+    the server asks for tokens, and with INTERNAL when the server has a fault. A call that is marked NO_SIDE_EFFECTS is
+    open to a read-only token.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Train: _aio.UnaryStreamMultiCallable[_training_service_pb2.TrainRequest, _training_service_pb2.TrainResponse]  # type: ignore[assignment]
-    """Starts a job and streams its progress until it ends. The job goes on when the caller goes away.
-    Not to be repeated blindly: each call starts a new job. The last message is always `finished`, whichever way the
-    job ended. INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
-    FAILED_PRECONDITION: the model has another network. RESOURCE_EXHAUSTED: too many jobs wait, or too many streams
-    are open.
+    """Starts a job and streams its history until it ends. The job goes on when the caller goes away, unless it asked for
+    the contrary. With a request id it may be repeated: the same request with the same id starts no second job, and
+    streams the history of the first from its beginning. The last event is always `finished`, whichever way the job
+    ended; a stream that ends without it lost its server, and WatchJob goes on from where it stopped.
+    INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
+    ALREADY_EXISTS: the request id was used for another request. FAILED_PRECONDITION: the model has another network.
+    RESOURCE_EXHAUSTED: the queue is full.
     """
+    GetJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.GetJobRequest, _training_service_pb2.GetJobResponse]  # type: ignore[assignment]
+    """Gives a job as it stands. NOT_FOUND: there is no such job."""
+    ListJobs: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ListJobsRequest, _training_service_pb2.ListJobsResponse]  # type: ignore[assignment]
+    """Lists jobs, the newest first. INVALID_ARGUMENT: a filter or the page token is none."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CancelJobRequest, _training_service_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Ends a job: one that waits at once, one that runs at its next pause, a few hundredths of a second away. What it
     published is kept. May be repeated; a job that has ended is left as it is. NOT_FOUND: there is no such job.
     """
+    WatchJob: _aio.UnaryStreamMultiCallable[_training_service_pb2.WatchJobRequest, _training_service_pb2.WatchJobResponse]  # type: ignore[assignment]
+    """Streams a job's history after any of its events, then what happens, until the job ends. Whoever goes on after the
+    last event that it saw misses none and sees none twice, also across a crash of the server.
+    NOT_FOUND: there is no such job. INVALID_ARGUMENT: the history is not that long yet.
+    """
     GetLoss: _aio.UnaryUnaryMultiCallable[_training_service_pb2.GetLossRequest, _training_service_pb2.GetLossResponse]  # type: ignore[assignment]
-    """Gives the losses of a job's iterations, for any range, and the epochs' means. Changes nothing.
+    """Gives the losses of a job's iterations, for any range, and the epochs' means. After a crash the iterations since the
+    last snapshot are trained again, to the same losses.
     NOT_FOUND: there is no such job. INVALID_ARGUMENT: the range is negative.
     """
     GetParams: _aio.UnaryUnaryMultiCallable[_training_service_pb2.GetParamsRequest, _training_service_pb2.GetParamsResponse]  # type: ignore[assignment]
-    """Gives one version of a model's params. Never waits for training. Changes nothing. Over 3 MiB, the tensors come
-    without data and `inlined` is false: fetch the data of that version with StreamParams.
+    """Gives one version of a model's params. Never waits for training. Over 3 MiB, the tensors come without data and
+    `inlined` is false: fetch the data of that version with StreamParams.
     NOT_FOUND: there is no such model, or the version does not exist or is no longer kept.
     """
     StreamParams: _aio.UnaryStreamMultiCallable[_training_service_pb2.StreamParamsRequest, _training_service_pb2.StreamParamsResponse]  # type: ignore[assignment]
-    """Streams the data of one version's tensors, in chunks of at most 1 MiB. Changes nothing. For params of any size.
-    NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: too many streams are open.
+    """Streams the data of one version's tensors, in chunks of at most 1 MiB. For params of any size.
+    NOT_FOUND: as for GetParams.
+    """
+    WatchParams: _aio.UnaryStreamMultiCallable[_training_service_pb2.WatchParamsRequest, _training_service_pb2.WatchParamsResponse]  # type: ignore[assignment]
+    """Streams the versions of a model as they are published, beginning with the newest, until the caller ends it. A slow
+    reader gets the newest version there is, and not those in between; it never slows training.
+    NOT_FOUND: there is no such model, or it was deleted.
     """
     SaveParams: _aio.UnaryUnaryMultiCallable[_training_service_pb2.SaveParamsRequest, _training_service_pb2.SaveParamsResponse]  # type: ignore[assignment]
-    """Saves one version of a model's params as a checkpoint, which outlives the server. Once answered, it is on disk.
-    May be repeated: saving the same params under the same name again changes nothing. ALREADY_EXISTS: the name holds
-    other params. NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: the disk is full. DATA_LOSS: the name holds a
-    damaged file.
+    """Saves one version of a model's params as a checkpoint, with the optimizer's state if the version has it.
+    May be repeated: saving the same version under the same name again changes nothing. ALREADY_EXISTS: the name holds
+    other params. NOT_FOUND: as for GetParams.
     """
     LoadParams: _aio.UnaryUnaryMultiCallable[_training_service_pb2.LoadParamsRequest, _training_service_pb2.LoadParamsResponse]  # type: ignore[assignment]
     """Publishes a checkpoint's params as the next version of a model, which is made if it does not exist. Each call makes
     a version. NOT_FOUND: there is no such checkpoint. FAILED_PRECONDITION: the model has another network, or a job
-    is training it. DATA_LOSS: the checkpoint's file is damaged.
+    is training it, or the checkpoint has no optimizer state and it was asked for. DATA_LOSS: its file is damaged.
     """
     UploadParams: _aio.StreamUnaryMultiCallable[_training_service_pb2.UploadParamsRequest, _training_service_pb2.UploadParamsResponse]  # type: ignore[assignment]
     """Publishes the params in a file of the caller's (.npz or .safetensors) as the next version of a model, which is made
     if it does not exist. float64 is rounded to float32. INVALID_ARGUMENT: the file is not what Tensor describes, or has
-    NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large,
-    or too many streams are open.
+    NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large.
     """
-    UploadDataset: _aio.StreamUnaryMultiCallable[_training_service_pb2.UploadDatasetRequest, _training_service_pb2.UploadDatasetResponse]  # type: ignore[assignment]
-    """Gives the server a data set: the four IDX files of MNIST's names, gzipped or not. The server keeps it until it stops.
-    May be repeated: the same files get the same name. INVALID_ARGUMENT: a file is missing or malformed.
-    ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large, or too
-    many streams are open.
+    ListModels: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ListModelsRequest, _training_service_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """Lists models by name. INVALID_ARGUMENT: the page token is none."""
+    DeleteModel: _aio.UnaryUnaryMultiCallable[_training_service_pb2.DeleteModelRequest, _training_service_pb2.DeleteModelResponse]  # type: ignore[assignment]
+    """Deletes a model with all its versions; checkpoints stay. A later model of the name goes on with the numbers.
+    NOT_FOUND: there is no such model. FAILED_PRECONDITION: a job is training it, or waits to.
+    """
+    ListCheckpoints: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ListCheckpointsRequest, _training_service_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
+    """Lists checkpoints by name. INVALID_ARGUMENT: the page token is none."""
+    DeleteCheckpoint: _aio.UnaryUnaryMultiCallable[_training_service_pb2.DeleteCheckpointRequest, _training_service_pb2.DeleteCheckpointResponse]  # type: ignore[assignment]
+    """Deletes a checkpoint. NOT_FOUND: there is no such checkpoint."""
+    StartDatasetUpload: _aio.UnaryUnaryMultiCallable[_training_service_pb2.StartDatasetUploadRequest, _training_service_pb2.StartDatasetUploadResponse]  # type: ignore[assignment]
+    """Begins the upload of a data set, or takes it up again: the same name and files get the same upload, and the answer
+    tells how much of each file is there. INVALID_ARGUMENT: the files are not those of a data set.
+    ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large.
+    """
+    UploadDatasetChunk: _aio.UnaryUnaryMultiCallable[_training_service_pb2.UploadDatasetChunkRequest, _training_service_pb2.UploadDatasetChunkResponse]  # type: ignore[assignment]
+    """Takes the next bytes of one of an upload's files. May be repeated: bytes that are there already change nothing.
+    NOT_FOUND: there is no such upload. INVALID_ARGUMENT: the bytes are not those of their SHA-256, or begin after the
+    end of what is there, or go past the end of the file.
+    """
+    FinishDatasetUpload: _aio.UnaryUnaryMultiCallable[_training_service_pb2.FinishDatasetUploadRequest, _training_service_pb2.FinishDatasetUploadResponse]  # type: ignore[assignment]
+    """Ends an upload: checks the files' SHA-256, reads them, and keeps the data set. NOT_FOUND: there is no such upload.
+    FAILED_PRECONDITION: bytes are missing. INVALID_ARGUMENT: a file is malformed, or not that of its SHA-256; the upload
+    is forgotten then. ALREADY_EXISTS: the name holds another data set.
+    """
+    ListDatasets: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ListDatasetsRequest, _training_service_pb2.ListDatasetsResponse]  # type: ignore[assignment]
+    """Lists data sets by name. INVALID_ARGUMENT: the page token is none."""
+    GetDataset: _aio.UnaryUnaryMultiCallable[_training_service_pb2.GetDatasetRequest, _training_service_pb2.GetDatasetResponse]  # type: ignore[assignment]
+    """Describes a data set. NOT_FOUND: there is none of that name."""
+    DeleteDataset: _aio.UnaryUnaryMultiCallable[_training_service_pb2.DeleteDatasetRequest, _training_service_pb2.DeleteDatasetResponse]  # type: ignore[assignment]
+    """Deletes a data set. NOT_FOUND: there is none of that name. FAILED_PRECONDITION: a job that has not ended needs it, or
+    it ships with the server.
+    """
+    Predict: _aio.UnaryUnaryMultiCallable[_training_service_pb2.PredictRequest, _training_service_pb2.PredictResponse]  # type: ignore[assignment]
+    """Tells the classes of images, by one version of a model. A running job pauses for it.
+    NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the network takes.
     """
     Evaluate: _aio.UnaryUnaryMultiCallable[_training_service_pb2.EvaluateRequest, _training_service_pb2.EvaluateResponse]  # type: ignore[assignment]
-    """Evaluates one version of a model's params on a split of a data set. Changes nothing. A running job pauses for it.
+    """Evaluates one version of a model's params on a split of a data set. A running job pauses for it.
     NOT_FOUND: there is no such model, version or data set. INVALID_ARGUMENT: the network does not fit the data set.
     """
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Trains small neural networks with gradients derived by hand.
 
-    A name that a caller gives (model, job, checkpoint, dataset) has 1 to 63 characters: lower-case letters, digits,
-    '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with INVALID_ARGUMENT and
-    a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
-    Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops, and with INTERNAL
-    when the server has a fault.
+    A name that a caller gives (model, job, checkpoint, dataset, client) has 1 to 63 characters: lower-case letters,
+    digits, '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with
+    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
+    What is answered is on disk: it outlives the server, however that ends.
+    Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops or its disk fails, with
+    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, with UNAUTHENTICATED or PERMISSION_DENIED where
+    the server asks for tokens, and with INTERNAL when the server has a fault. A call that is marked NO_SIDE_EFFECTS is
+    open to a read-only token.
     """
 
     @_abc_1.abstractmethod
@@ -172,12 +273,30 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.TrainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_training_service_pb2.TrainResponse], _abc.AsyncIterator[_training_service_pb2.TrainResponse]]:
-        """Starts a job and streams its progress until it ends. The job goes on when the caller goes away.
-        Not to be repeated blindly: each call starts a new job. The last message is always `finished`, whichever way the
-        job ended. INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
-        FAILED_PRECONDITION: the model has another network. RESOURCE_EXHAUSTED: too many jobs wait, or too many streams
-        are open.
+        """Starts a job and streams its history until it ends. The job goes on when the caller goes away, unless it asked for
+        the contrary. With a request id it may be repeated: the same request with the same id starts no second job, and
+        streams the history of the first from its beginning. The last event is always `finished`, whichever way the job
+        ended; a stream that ends without it lost its server, and WatchJob goes on from where it stopped.
+        INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
+        ALREADY_EXISTS: the request id was used for another request. FAILED_PRECONDITION: the model has another network.
+        RESOURCE_EXHAUSTED: the queue is full.
         """
+
+    @_abc_1.abstractmethod
+    def GetJob(
+        self,
+        request: _training_service_pb2.GetJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.GetJobResponse, _abc.Awaitable[_training_service_pb2.GetJobResponse]]:
+        """Gives a job as it stands. NOT_FOUND: there is no such job."""
+
+    @_abc_1.abstractmethod
+    def ListJobs(
+        self,
+        request: _training_service_pb2.ListJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.ListJobsResponse, _abc.Awaitable[_training_service_pb2.ListJobsResponse]]:
+        """Lists jobs, the newest first. INVALID_ARGUMENT: a filter or the page token is none."""
 
     @_abc_1.abstractmethod
     def CancelJob(
@@ -190,12 +309,24 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def WatchJob(
+        self,
+        request: _training_service_pb2.WatchJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_training_service_pb2.WatchJobResponse], _abc.AsyncIterator[_training_service_pb2.WatchJobResponse]]:
+        """Streams a job's history after any of its events, then what happens, until the job ends. Whoever goes on after the
+        last event that it saw misses none and sees none twice, also across a crash of the server.
+        NOT_FOUND: there is no such job. INVALID_ARGUMENT: the history is not that long yet.
+        """
+
+    @_abc_1.abstractmethod
     def GetLoss(
         self,
         request: _training_service_pb2.GetLossRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.GetLossResponse, _abc.Awaitable[_training_service_pb2.GetLossResponse]]:
-        """Gives the losses of a job's iterations, for any range, and the epochs' means. Changes nothing.
+        """Gives the losses of a job's iterations, for any range, and the epochs' means. After a crash the iterations since the
+        last snapshot are trained again, to the same losses.
         NOT_FOUND: there is no such job. INVALID_ARGUMENT: the range is negative.
         """
 
@@ -205,8 +336,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.GetParamsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.GetParamsResponse, _abc.Awaitable[_training_service_pb2.GetParamsResponse]]:
-        """Gives one version of a model's params. Never waits for training. Changes nothing. Over 3 MiB, the tensors come
-        without data and `inlined` is false: fetch the data of that version with StreamParams.
+        """Gives one version of a model's params. Never waits for training. Over 3 MiB, the tensors come without data and
+        `inlined` is false: fetch the data of that version with StreamParams.
         NOT_FOUND: there is no such model, or the version does not exist or is no longer kept.
         """
 
@@ -216,8 +347,19 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.StreamParamsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_training_service_pb2.StreamParamsResponse], _abc.AsyncIterator[_training_service_pb2.StreamParamsResponse]]:
-        """Streams the data of one version's tensors, in chunks of at most 1 MiB. Changes nothing. For params of any size.
-        NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: too many streams are open.
+        """Streams the data of one version's tensors, in chunks of at most 1 MiB. For params of any size.
+        NOT_FOUND: as for GetParams.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchParams(
+        self,
+        request: _training_service_pb2.WatchParamsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_training_service_pb2.WatchParamsResponse], _abc.AsyncIterator[_training_service_pb2.WatchParamsResponse]]:
+        """Streams the versions of a model as they are published, beginning with the newest, until the caller ends it. A slow
+        reader gets the newest version there is, and not those in between; it never slows training.
+        NOT_FOUND: there is no such model, or it was deleted.
         """
 
     @_abc_1.abstractmethod
@@ -226,10 +368,9 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.SaveParamsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.SaveParamsResponse, _abc.Awaitable[_training_service_pb2.SaveParamsResponse]]:
-        """Saves one version of a model's params as a checkpoint, which outlives the server. Once answered, it is on disk.
-        May be repeated: saving the same params under the same name again changes nothing. ALREADY_EXISTS: the name holds
-        other params. NOT_FOUND: as for GetParams. RESOURCE_EXHAUSTED: the disk is full. DATA_LOSS: the name holds a
-        damaged file.
+        """Saves one version of a model's params as a checkpoint, with the optimizer's state if the version has it.
+        May be repeated: saving the same version under the same name again changes nothing. ALREADY_EXISTS: the name holds
+        other params. NOT_FOUND: as for GetParams.
         """
 
     @_abc_1.abstractmethod
@@ -240,7 +381,7 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_service_pb2.LoadParamsResponse, _abc.Awaitable[_training_service_pb2.LoadParamsResponse]]:
         """Publishes a checkpoint's params as the next version of a model, which is made if it does not exist. Each call makes
         a version. NOT_FOUND: there is no such checkpoint. FAILED_PRECONDITION: the model has another network, or a job
-        is training it. DATA_LOSS: the checkpoint's file is damaged.
+        is training it, or the checkpoint has no optimizer state and it was asked for. DATA_LOSS: its file is damaged.
         """
 
     @_abc_1.abstractmethod
@@ -251,20 +392,110 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_service_pb2.UploadParamsResponse, _abc.Awaitable[_training_service_pb2.UploadParamsResponse]]:
         """Publishes the params in a file of the caller's (.npz or .safetensors) as the next version of a model, which is made
         if it does not exist. float64 is rounded to float32. INVALID_ARGUMENT: the file is not what Tensor describes, or has
-        NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large,
-        or too many streams are open.
+        NaN or infinity. FAILED_PRECONDITION: as for LoadParams. RESOURCE_EXHAUSTED: the file is too large.
         """
 
     @_abc_1.abstractmethod
-    def UploadDataset(
+    def ListModels(
         self,
-        request_iterator: _MaybeAsyncIterator[_training_service_pb2.UploadDatasetRequest],
+        request: _training_service_pb2.ListModelsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_training_service_pb2.UploadDatasetResponse, _abc.Awaitable[_training_service_pb2.UploadDatasetResponse]]:
-        """Gives the server a data set: the four IDX files of MNIST's names, gzipped or not. The server keeps it until it stops.
-        May be repeated: the same files get the same name. INVALID_ARGUMENT: a file is missing or malformed.
-        ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large, or too
-        many streams are open.
+    ) -> _typing.Union[_training_service_pb2.ListModelsResponse, _abc.Awaitable[_training_service_pb2.ListModelsResponse]]:
+        """Lists models by name. INVALID_ARGUMENT: the page token is none."""
+
+    @_abc_1.abstractmethod
+    def DeleteModel(
+        self,
+        request: _training_service_pb2.DeleteModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.DeleteModelResponse, _abc.Awaitable[_training_service_pb2.DeleteModelResponse]]:
+        """Deletes a model with all its versions; checkpoints stay. A later model of the name goes on with the numbers.
+        NOT_FOUND: there is no such model. FAILED_PRECONDITION: a job is training it, or waits to.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCheckpoints(
+        self,
+        request: _training_service_pb2.ListCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.ListCheckpointsResponse, _abc.Awaitable[_training_service_pb2.ListCheckpointsResponse]]:
+        """Lists checkpoints by name. INVALID_ARGUMENT: the page token is none."""
+
+    @_abc_1.abstractmethod
+    def DeleteCheckpoint(
+        self,
+        request: _training_service_pb2.DeleteCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.DeleteCheckpointResponse, _abc.Awaitable[_training_service_pb2.DeleteCheckpointResponse]]:
+        """Deletes a checkpoint. NOT_FOUND: there is no such checkpoint."""
+
+    @_abc_1.abstractmethod
+    def StartDatasetUpload(
+        self,
+        request: _training_service_pb2.StartDatasetUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.StartDatasetUploadResponse, _abc.Awaitable[_training_service_pb2.StartDatasetUploadResponse]]:
+        """Begins the upload of a data set, or takes it up again: the same name and files get the same upload, and the answer
+        tells how much of each file is there. INVALID_ARGUMENT: the files are not those of a data set.
+        ALREADY_EXISTS: the name holds another data set. RESOURCE_EXHAUSTED: the files are too large.
+        """
+
+    @_abc_1.abstractmethod
+    def UploadDatasetChunk(
+        self,
+        request: _training_service_pb2.UploadDatasetChunkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.UploadDatasetChunkResponse, _abc.Awaitable[_training_service_pb2.UploadDatasetChunkResponse]]:
+        """Takes the next bytes of one of an upload's files. May be repeated: bytes that are there already change nothing.
+        NOT_FOUND: there is no such upload. INVALID_ARGUMENT: the bytes are not those of their SHA-256, or begin after the
+        end of what is there, or go past the end of the file.
+        """
+
+    @_abc_1.abstractmethod
+    def FinishDatasetUpload(
+        self,
+        request: _training_service_pb2.FinishDatasetUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.FinishDatasetUploadResponse, _abc.Awaitable[_training_service_pb2.FinishDatasetUploadResponse]]:
+        """Ends an upload: checks the files' SHA-256, reads them, and keeps the data set. NOT_FOUND: there is no such upload.
+        FAILED_PRECONDITION: bytes are missing. INVALID_ARGUMENT: a file is malformed, or not that of its SHA-256; the upload
+        is forgotten then. ALREADY_EXISTS: the name holds another data set.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDatasets(
+        self,
+        request: _training_service_pb2.ListDatasetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.ListDatasetsResponse, _abc.Awaitable[_training_service_pb2.ListDatasetsResponse]]:
+        """Lists data sets by name. INVALID_ARGUMENT: the page token is none."""
+
+    @_abc_1.abstractmethod
+    def GetDataset(
+        self,
+        request: _training_service_pb2.GetDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.GetDatasetResponse, _abc.Awaitable[_training_service_pb2.GetDatasetResponse]]:
+        """Describes a data set. NOT_FOUND: there is none of that name."""
+
+    @_abc_1.abstractmethod
+    def DeleteDataset(
+        self,
+        request: _training_service_pb2.DeleteDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.DeleteDatasetResponse, _abc.Awaitable[_training_service_pb2.DeleteDatasetResponse]]:
+        """Deletes a data set. NOT_FOUND: there is none of that name. FAILED_PRECONDITION: a job that has not ended needs it, or
+        it ships with the server.
+        """
+
+    @_abc_1.abstractmethod
+    def Predict(
+        self,
+        request: _training_service_pb2.PredictRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.PredictResponse, _abc.Awaitable[_training_service_pb2.PredictResponse]]:
+        """Tells the classes of images, by one version of a model. A running job pauses for it.
+        NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the network takes.
         """
 
     @_abc_1.abstractmethod
@@ -273,7 +504,7 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.EvaluateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.EvaluateResponse, _abc.Awaitable[_training_service_pb2.EvaluateResponse]]:
-        """Evaluates one version of a model's params on a split of a data set. Changes nothing. A running job pauses for it.
+        """Evaluates one version of a model's params on a split of a data set. A running job pauses for it.
         NOT_FOUND: there is no such model, version or data set. INVALID_ARGUMENT: the network does not fit the data set.
         """
 

@@ -1,0 +1,200 @@
+"""The SQLite database of a data directory: jobs, their history, losses, and the names of everything that is kept.
+
+Writers take turns on one connection. Readers have another, and see what was last committed (SQLite's WAL mode), so that
+no reader waits for a disk.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from handgrad.core.errors import InvalidInputError
+from handgrad.server.errors import ExhaustedError, StorageError
+
+VERSION: Final = 1
+"""Of the schema. A database of another is refused, never guessed at."""
+
+_SCHEMA: Final = """
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,       -- job-NUMBER
+    request TEXT NOT NULL,           -- JSON of a JobRequest
+    model TEXT NOT NULL,
+    dataset TEXT NOT NULL,
+    client TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,       -- SHA-256 of what was asked, to tell a repeated request from another
+    state TEXT NOT NULL,
+    error TEXT NOT NULL DEFAULT '',
+    stop TEXT NOT NULL DEFAULT '',   -- why it is to stop; empty while it is not
+    create_time REAL NOT NULL,
+    start_time REAL,
+    end_time REAL,
+    sequence INTEGER NOT NULL,       -- of its newest event
+    version INTEGER NOT NULL DEFAULT 0,
+    params_sha256 TEXT NOT NULL DEFAULT '',
+    resumes INTEGER NOT NULL DEFAULT 0,
+    continued INTEGER NOT NULL DEFAULT 0,
+    iteration INTEGER NOT NULL DEFAULT 0,
+    -- The snapshot at `iteration`, from which it is resumed. NULL before the first and after the end.
+    snapshot_params TEXT,
+    snapshot_optimizer TEXT,
+    snapshot_key BLOB,
+    snapshot_epoch_seconds REAL
+);
+CREATE INDEX jobs_by_state ON jobs (state, number);
+CREATE INDEX jobs_by_client ON jobs (client, start_time);
+CREATE INDEX jobs_by_model ON jobs (model, state);
+CREATE INDEX jobs_by_snapshot ON jobs (snapshot_params) WHERE snapshot_params IS NOT NULL;
+CREATE INDEX jobs_by_optimizer ON jobs (snapshot_optimizer) WHERE snapshot_optimizer IS NOT NULL;
+CREATE UNIQUE INDEX jobs_by_request_id ON jobs (client, request_id) WHERE request_id != '';
+CREATE TABLE events (
+    job INTEGER NOT NULL REFERENCES jobs (number) ON DELETE CASCADE,
+    sequence INTEGER NOT NULL,
+    time REAL NOT NULL,
+    kind TEXT NOT NULL,
+    body TEXT NOT NULL,              -- JSON
+    PRIMARY KEY (job, sequence)
+) WITHOUT ROWID;
+CREATE TABLE losses (
+    job INTEGER NOT NULL REFERENCES jobs (number) ON DELETE CASCADE,
+    start INTEGER NOT NULL,          -- iterations before the first of these
+    data BLOB NOT NULL,              -- float32, little-endian
+    PRIMARY KEY (job, start)
+) WITHOUT ROWID;
+CREATE TABLE models (
+    name TEXT PRIMARY KEY,
+    network TEXT,                    -- JSON; NULL once it is deleted
+    newest INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE versions (
+    model TEXT NOT NULL REFERENCES models (name),
+    number INTEGER NOT NULL,
+    params TEXT NOT NULL,            -- the object
+    optimizer TEXT,                  -- the object with the optimizer's state; NULL where it has none
+    optimizer_name TEXT NOT NULL,
+    params_sha256 TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    pixels TEXT,
+    publish_time REAL NOT NULL,
+    job TEXT NOT NULL,
+    iteration INTEGER NOT NULL,
+    loss REAL,
+    PRIMARY KEY (model, number)
+) WITHOUT ROWID;
+CREATE INDEX versions_by_params ON versions (params);
+CREATE INDEX versions_by_optimizer ON versions (optimizer);
+CREATE TABLE checkpoints (
+    name TEXT PRIMARY KEY,
+    network TEXT NOT NULL,
+    -- As in the version that it was saved from:
+    model TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    params TEXT NOT NULL,
+    optimizer TEXT,
+    optimizer_name TEXT NOT NULL,
+    params_sha256 TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    pixels TEXT,
+    iteration INTEGER NOT NULL,
+    loss REAL,
+    save_time REAL NOT NULL
+);
+CREATE INDEX checkpoints_by_params ON checkpoints (params);
+CREATE INDEX checkpoints_by_optimizer ON checkpoints (optimizer);
+CREATE TABLE datasets (
+    name TEXT PRIMARY KEY,
+    object TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    files_sha256 TEXT NOT NULL,      -- of the files it came in
+    summary TEXT NOT NULL,           -- JSON: its shape and sizes
+    create_time REAL NOT NULL
+);
+CREATE TABLE uploads (
+    name TEXT PRIMARY KEY,
+    dataset TEXT NOT NULL,
+    files TEXT NOT NULL,             -- JSON: name, size and SHA-256 of each
+    create_time REAL NOT NULL
+);
+"""
+
+
+class Database:
+    """A database. Every method may be called by any thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens it, or makes it.
+
+        Raises:
+            InvalidInputError: It is damaged, or of another version of handgrad; its field is `data-dir`.
+        """
+        self._write_lock = threading.RLock()
+        self._read_lock = threading.Lock()
+        try:
+            self._writer, self._reader = _connect(path), _connect(path)
+            with self.transaction() as writer:
+                found = writer.execute("PRAGMA user_version").fetchone()[0]
+                if found == 0:
+                    for statement in _SCHEMA.split(";\n"):
+                        writer.execute(statement)
+                    writer.execute(f"PRAGMA user_version = {VERSION}")
+                elif found != VERSION:
+                    raise InvalidInputError("data-dir", f"{path} is of schema {found}; this handgrad has {VERSION}")
+            damage = self._writer.execute("PRAGMA quick_check").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            raise InvalidInputError("data-dir", f"{path} cannot be used: {error}") from error
+        if damage != "ok":
+            raise InvalidInputError("data-dir", f"{path} is damaged: {damage}")
+
+    def close(self) -> None:
+        """Closes it."""
+        with self._write_lock, self._read_lock:
+            self._reader.close()
+            self._writer.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Gives the connection for writing. What is done with it is on disk when the block ends, or not done at all.
+
+        Raises:
+            ExhaustedError: The disk is full.
+            StorageError: The disk fails.
+        """
+        with self._write_lock:
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                raise _translated(error) from error
+            finally:
+                # SQLite itself rolls back after some errors.
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+
+    def read(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        """Gives the rows of a query, as they were last committed."""
+        with self._read_lock, closing(self._reader.cursor()) as cursor:
+            try:
+                return cursor.execute(query, values).fetchall()
+            except sqlite3.OperationalError as error:
+                raise _translated(error) from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA journal_mode = WAL")
+    # FULL syncs the log at each commit: what was answered outlives also a loss of power.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _translated(error: sqlite3.OperationalError) -> Exception:
+    if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+        return ExhaustedError("the server's disk is full")
+    return StorageError(f"the server's disk fails: {error}")
