@@ -144,7 +144,9 @@ def parse_npz(content: bytes, file: str) -> Dataset:
     """
     arrays = npz.read(content, file, MAX_FILE_BYTES)
     if missing := [name for name in ARRAYS if name not in arrays]:
-        raise InvalidInputError(file, f"the array {missing[0]} is missing; it has {', '.join(sorted(arrays)) or 'none'}")
+        raise InvalidInputError(
+            file, f"the array {missing[0]} is missing; it has {', '.join(sorted(arrays)) or 'none'}"
+        )
     if unknown := sorted(arrays.keys() - set(ARRAYS)):
         raise InvalidInputError(file, f"the array {unknown[0]} is unknown; its arrays should be {', '.join(ARRAYS)}")
     return from_arrays({name: arrays[name] for name in ARRAYS}, file)
@@ -197,7 +199,9 @@ def _labels(array: NDArray[Any], name: str, file: str) -> NDArray[np.uint8]:
     if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
         raise InvalidInputError(file, f"{name} is {array.dtype} of shape {array.shape}; expected integers, (images,)")
     if array.min() < 0 or array.max() > MAX_LABEL:
-        raise InvalidInputError(file, f"{name} has labels from {array.min()} to {array.max()}; expected 0 to {MAX_LABEL}")
+        raise InvalidInputError(
+            file, f"{name} has labels from {array.min()} to {array.max()}; expected 0 to {MAX_LABEL}"
+        )
     return np.ascontiguousarray(array, np.uint8)
 
 

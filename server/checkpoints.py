@@ -11,6 +11,7 @@ from handgrad.server.errors import AlreadyExistsError, NotFoundError, Preconditi
 from handgrad.server.models import Arrays, Draft, OptimizerState, Version, read_params
 from handgrad.server.storage import Storage, network_from_json, network_to_json
 
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A version saved under a name. Nothing in it changes.
@@ -119,7 +120,9 @@ class Checkpoints:
 
     def page(self, size: int, after: str) -> list[Checkpoint]:
         """Gives checkpoints by name, at most `size`, those whose name comes after `after`."""
-        rows = self._storage.database.read("SELECT * FROM checkpoints WHERE name > ? ORDER BY name LIMIT ?", after, size)
+        rows = self._storage.database.read(
+            "SELECT * FROM checkpoints WHERE name > ? ORDER BY name LIMIT ?", after, size
+        )
         return [_checkpoint_of(row) for row in rows]
 
 

@@ -48,7 +48,7 @@ _STATES: Final[dict[JobState, job_pb2.JobState.ValueType]] = {
     JobState.FAILED: job_pb2.JOB_STATE_FAILED,
     JobState.CANCELLED: job_pb2.JOB_STATE_CANCELLED,
 }
-_STATES_FROM_PROTO: Final = {value: state for state, value in _STATES.items()}
+_STATES_FROM_PROTO: Final[dict[int, JobState]] = {value: state for state, value in _STATES.items()}
 _DTYPES: Final[dict[int, np.dtype[Any]]] = {
     params_pb2.DATA_TYPE_UINT8: np.dtype(np.uint8),
     params_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
@@ -163,7 +163,7 @@ def event_to_proto(job: Job, event: Event) -> job_pb2.JobEvent:
         # As it was at that moment, so that the same event is told the same at any time.
         then = job_to_proto(job, 0)
         for field in ("error", "version", "params_sha256", "end_time", "resumes"):
-            then.ClearField(field)  # type: ignore[arg-type]
+            then.ClearField(field)
         then.sequence = event.sequence
         if event.kind == "started":
             then.state = job_pb2.JOB_STATE_RUNNING
@@ -181,7 +181,7 @@ def states_from_proto(values: Sequence[int]) -> list[JobState]:
     for value in values:
         if value not in _STATES_FROM_PROTO:
             raise InvalidInputError("states", f"JOB_STATE_QUEUED to JOB_STATE_CANCELLED; got {value}")
-    return [_STATES_FROM_PROTO[value] for value in values]  # type: ignore[index]
+    return [_STATES_FROM_PROTO[value] for value in values]
 
 
 def page_size_from_proto(size: int) -> int:

@@ -80,7 +80,7 @@ class Datasets:
         return _summary_of(self._row(name))
 
     def find(self, name: str, files_sha256: str) -> str | None:
-        """Gives the name of a data set that came in files of that hash, and has that name if it is not empty, or None."""
+        """Gives the name of a data set that came in files of that hash, and has `name` if that is not empty."""
         rows = self._storage.database.read(
             "SELECT name FROM datasets WHERE files_sha256 = ? AND (? = '' OR name = ?) LIMIT 1",
             *(files_sha256, name, name),

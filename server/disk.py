@@ -43,10 +43,10 @@ def write_durably(path: Path, content: bytes) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.replace(partial, path)
+        os.replace(partial, path)  # noqa: PTH105 - beside the other calls of the system
     except BaseException:
         with suppress(OSError):
-            os.unlink(partial)
+            partial.unlink()
         raise
     sync_folder(path.parent)
 

@@ -68,7 +68,7 @@ class JobRequest:
         network: The network.
         config: The settings.
         train_images: Images of the training split.
-        continue_optimizer: Whether the state of the same optimizer is taken up, where the model's newest version has it.
+        continue_optimizer: Whether the state of the same optimizer is taken up, where the newest version has it.
     """
 
     model: str
@@ -254,9 +254,7 @@ class Jobs:
             with self._database.transaction() as writer:
                 if caller.request_id and (known := self._repeated(writer, caller)):
                     return known, False
-                queued = writer.execute("SELECT COUNT(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
-                if queued >= self._max_queued:
-                    raise ExhaustedError(f"{queued} jobs are waiting already; try again when some have ended")
+                self._check_room(writer)
                 model = self._models.reserve(writer, model, request.network)
                 number = _insert(writer, request, model, caller)
                 job = _job_of(writer.execute("SELECT * FROM jobs WHERE number = ?", (number,)).fetchone())
@@ -282,7 +280,7 @@ class Jobs:
     def page(
         self, size: int, before: int, *, states: Sequence[JobState] = (), model: str = "", client: str = ""
     ) -> list[Job]:
-        """Gives jobs, the newest first, at most `size`, with a number below `before`, of those states, model, client."""
+        """Gives jobs, the newest first, at most `size`, with a number below `before`, of any state for none."""
         values: list[Any] = [before]
         where = ["number < ?"]
         if states:
@@ -381,6 +379,11 @@ class Jobs:
         """Waits until there was a notification since `turn` was read, or the time is over."""
         with self.changed:
             self.changed.wait_for(lambda: self.turn != turn, seconds)
+
+    def _check_room(self, writer: sqlite3.Connection) -> None:
+        queued = writer.execute("SELECT COUNT(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
+        if queued >= self._max_queued:
+            raise ExhaustedError(f"{queued} jobs are waiting already; try again when some have ended")
 
     def _repeated(self, writer: sqlite3.Connection, caller: Caller) -> Job | None:
         row = writer.execute(
@@ -510,7 +513,8 @@ def _insert(writer: sqlite3.Connection, request: JobRequest, model: str, caller:
     }
     now = time.time()
     number = writer.execute(
-        """INSERT INTO jobs (name, request, model, dataset, client, request_id, fingerprint, state, create_time, sequence)
+        """INSERT INTO jobs
+               (name, request, model, dataset, client, request_id, fingerprint, state, create_time, sequence)
            VALUES ('', ?, ?, ?, ?, ?, ?, 'queued', ?, 1)""",
         (json.dumps(asked), model, request.dataset, caller.client, caller.request_id, caller.fingerprint, now),
     ).lastrowid
@@ -523,7 +527,8 @@ def _insert(writer: sqlite3.Connection, request: JobRequest, model: str, caller:
 def _forget_old(writer: sqlite3.Connection) -> None:
     writer.execute(
         """DELETE FROM jobs WHERE state NOT IN ('queued', 'running') AND number <= (
-               SELECT number FROM jobs WHERE state NOT IN ('queued', 'running') ORDER BY number DESC LIMIT 1 OFFSET ?)""",
+               SELECT number FROM jobs WHERE state NOT IN ('queued', 'running')
+               ORDER BY number DESC LIMIT 1 OFFSET ?)""",
         (JOBS_KEPT,),
     )
 

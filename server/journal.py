@@ -119,7 +119,9 @@ class Journal:
                 self._write(entries)
             except Exception as error:
                 # Whatever it is, what is not written stays pending: the disk may have room again in a moment.
-                log.error("the journal cannot be written: %s", error, exc_info=not isinstance(error, ServiceError))
+                # A disk that fails is told in a line; a fault of ours with its traceback.
+                ours = not isinstance(error, ServiceError)
+                log.error("the journal cannot be written: %s", error, exc_info=ours)  # noqa: TRY400
                 self._failed()
                 if closing:
                     return
@@ -165,4 +167,3 @@ class Journal:
         except ServiceError as error:
             # They are removed at the next start.
             log.warning("cannot remove old snapshots: %s", error)
-

@@ -101,9 +101,9 @@ class Version:
     loss: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
-    """The arrays of a version, and `data`, in which they lie one after the other, little-endian."""
+    """The arrays of a version, and `data`, in which they lie one after the other, little-endian. Equals only itself."""
 
     arrays: Arrays
     data: bytes

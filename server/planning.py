@@ -62,9 +62,7 @@ def plan(settings: TrainSettings, models: Models, datasets: Datasets) -> JobRequ
     pixels = settings.pixels or (newest and newest.pixels) or start.config.pixels
     config = replace(start.config, pixels=pixels, **settings.overrides)
     config.check(network, data.train_images)
-    return JobRequest(
-        settings.model, settings.dataset, network, config, data.train_images, settings.continue_optimizer
-    )
+    return JobRequest(settings.model, settings.dataset, network, config, data.train_images, settings.continue_optimizer)
 
 
 def check_fit(network: Network, inputs: int, classes: int, dataset: str) -> None:

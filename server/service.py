@@ -1,6 +1,7 @@
 """The servicer: each method parses a request, calls, and encodes the answer."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from handgrad.server import convert
 from handgrad.server.checkpoints import Checkpoints
 from handgrad.server.datasets import Datasets
 from handgrad.server.disk import Objects
-from handgrad.server.errors import ExhaustedError, StoppingError
+from handgrad.server.errors import ExhaustedError, ServiceError, StoppingError
 from handgrad.server.jobs import Caller, Job, Jobs, Progress
 from handgrad.server.models import Draft, Models, Version
 from handgrad.server.names import check_name
@@ -28,6 +29,8 @@ from handgrad.server.worker import Worker
 from handgrad.v1 import job_pb2
 from handgrad.v1 import training_service_pb2 as pb
 from handgrad.v1.training_service_pb2_grpc import TrainingServiceServicer
+
+log = logging.getLogger(__name__)
 
 LOSSES_PER_REPLY: Final = 300_000
 """So many, with 100,000 epochs, which is the most there are, stay below the 4 MB that gRPC receives."""
@@ -70,9 +73,7 @@ class TrainingService(TrainingServiceServicer):
             job = state.worker.submit(plan(convert.settings_from_proto(request), state.models, state.datasets), caller)
             if request.cancel_on_disconnect:
                 # A server that stops is no caller that goes away: whether the job ends then is the next start's to say.
-                context.add_callback(
-                    lambda: None if state.worker.stopping else state.jobs.cancel(job, "its caller went away") and None
-                )
+                context.add_callback(lambda: None if state.worker.stopping else self._abandon(job))
             for event in self._events(job, 0, context):
                 yield pb.TrainResponse(event=event)
 
@@ -220,7 +221,9 @@ class TrainingService(TrainingServiceServicer):
         models = self._state.models.page(size + 1, convert.name_page_from_proto(request.page_token))
         jobs = {model.name: self._state.jobs.on_model(model.name) for model in models[:size]}
         return pb.ListModelsResponse(
-            models=[convert.model_to_proto(model, job.name if (job := jobs[model.name]) else "") for model in models[:size]],
+            models=[
+                convert.model_to_proto(model, job.name if (job := jobs[model.name]) else "") for model in models[:size]
+            ],
             next_page_token=models[size - 1].name if len(models) > size else "",
         )
 
@@ -299,7 +302,9 @@ class TrainingService(TrainingServiceServicer):
         name = check_name(request.dataset, "dataset")
         return pb.GetDatasetResponse(dataset=convert.dataset_to_proto(name, self._state.datasets.describe(name)))
 
-    def DeleteDataset(self, request: pb.DeleteDatasetRequest, context: grpc.ServicerContext) -> pb.DeleteDatasetResponse:  # noqa: N802
+    def DeleteDataset(  # noqa: N802
+        self, request: pb.DeleteDatasetRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteDatasetResponse:
         """Deletes a data set."""
         del context
         self._state.datasets.delete(check_name(request.dataset, "dataset"))
@@ -338,6 +343,12 @@ class TrainingService(TrainingServiceServicer):
             )
         )
         return convert.evaluation_to_proto(version, evaluation)
+
+    def _abandon(self, job: Job) -> None:
+        try:
+            self._state.jobs.cancel(job, "its caller went away")
+        except ServiceError:
+            log.exception("%s cannot be cancelled", job.name)
 
     def _job(self, name: str) -> Job:
         return self._state.jobs.get(check_name(name, "job"))
@@ -397,7 +408,7 @@ class TrainingService(TrainingServiceServicer):
 
 def _caller(request: pb.TrainRequest, context: grpc.ServicerContext) -> Caller:
     if len(request.request_id.encode()) > MAX_REQUEST_ID_BYTES:
-        raise InvalidInputError("request_id", f"at most {MAX_REQUEST_ID_BYTES} bytes; got {request.request_id[:80]!r} ...")
+        raise InvalidInputError("request_id", f"at most {MAX_REQUEST_ID_BYTES} bytes")
     client = request.client and check_name(request.client, "client")
     fingerprint = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
     return Caller(client or address(context.peer()), request.request_id, fingerprint, request.cancel_on_disconnect)

@@ -9,12 +9,13 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
 from handgrad.core import network, training
-from handgrad.core.optimizers import Optimizer, optimizer_of
+from handgrad.core.optimizers import Optimizer, OptState, optimizer_of
 from handgrad.core.parameter_files import (
     from_named_arrays,
     opt_state_from_named_arrays,
@@ -236,7 +237,7 @@ class Worker:
             opt_state = self._opt_state(request.network, taken.optimizer) if taken.optimizer else ()
             done = taken.iteration % request.iterations_per_epoch
             losses = self._jobs.losses(job, taken.iteration - done, done)
-            key = jax.random.wrap_key_data(np.frombuffer(taken.key, np.uint32))
+            key = jax.random.wrap_key_data(jnp.array(np.frombuffer(taken.key, np.uint32)))
             return training.TrainState(params, opt_state), training.Position(taken.iteration, losses), key
         newest = self._models.newest(request.model)
         if newest is None:
@@ -253,7 +254,7 @@ class Worker:
             self._journal.put(run.entry(draft=draft, publish=True, key=key), self._run_calls)
         return state, training.FIRST, key
 
-    def _opt_state(self, net: network.Network, name: str) -> training.OptState:
+    def _opt_state(self, net: network.Network, name: str) -> OptState:
         return opt_state_from_named_arrays(net, read(self._storage.objects.get(name), name))
 
     def _diverged(self, job: Job, what: str) -> tuple[JobState, str]:

@@ -55,7 +55,9 @@ def test_every_learning_rate_that_is_allowed_moves_a_parameter() -> None:
             replace(config, learning_rate=rate).check(network, 60_000)
         except InvalidInputError:
             continue
-        (layer,), _ = jax.jit(SGD.update)(({"W": jnp.ones(1)},), (), ({"W": jnp.zeros(1)},), Hyperparameters(jnp.float32(rate), jnp.float32(0)))
+        (layer,), _ = jax.jit(SGD.update)(
+            ({"W": jnp.ones(1)},), (), ({"W": jnp.zeros(1)},), Hyperparameters(jnp.float32(rate), jnp.float32(0))
+        )
         assert float(layer["W"][0]) < 0, rate
 
 

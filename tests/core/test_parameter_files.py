@@ -5,7 +5,6 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 import hypothesis.strategies as st

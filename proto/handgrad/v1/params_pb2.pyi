@@ -113,7 +113,7 @@ class ParamsVersion(_message.Message):
     job: _builtins.str
     """The job that published it. Empty when it was uploaded or loaded from a checkpoint."""
     iteration: _builtins.int
-    """Iterations that job had done. 0 when no job published it."""
+    """Iterations that job had done, or the one whose checkpoint was loaded. 0 when it was uploaded from a file."""
     loss: _builtins.float
     """Loss of the last of these iterations. Not set when no iteration came before it."""
     size_bytes: _builtins.int
