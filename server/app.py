@@ -1,7 +1,6 @@
 """Assembles the server, and runs it until it is told to stop."""
 
 import fcntl
-import ipaddress
 import logging
 import os
 import signal
@@ -10,7 +9,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -24,6 +23,7 @@ from handgrad.server.errors import ErrorInterceptor
 from handgrad.server.jobs import Jobs
 from handgrad.server.models import Models
 from handgrad.server.service import State, TrainingService
+from handgrad.server.settings import Settings, split_address
 from handgrad.server.storage import Storage
 from handgrad.server.uploads import Uploads
 from handgrad.server.worker import Worker
@@ -33,50 +33,44 @@ from handgrad.v1.training_service_pb2_grpc import add_TrainingServiceServicer_to
 log = logging.getLogger(__name__)
 
 SERVICE: Final = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
-MAX_STREAMS: Final = 48
-SNAPSHOT_SECONDS: Final = 5.0
-KEEP_VERSIONS: Final = 32
-KEEP_EVERY: Final = 0
-MAX_QUEUED_JOBS: Final = 256
-MAX_DATASET_BYTES: Final = 512 * 2**20
-MAX_DISK_BYTES: Final = 16 * 2**30
-MAX_THREADS: Final = MAX_STREAMS + 16
+SPARE_THREADS: Final = 16
+"""Threads besides one for each stream, so that a call finds one."""
+
 MAX_CALLS: Final = 1024
 """Calls in work or waiting for a thread; gRPC answers those beyond with RESOURCE_EXHAUSTED."""
 
 GRACE_SECONDS: Final = 5.0
-_FOR_THIS_MACHINE = "127.0.0.1, ::1 or localhost"
 
 
 class Server:
     """A handgrad server: listening once it is made, until `stop`."""
 
-    def __init__(self, address: str, data_dir: Path, *, insecure: bool = False) -> None:
-        """Takes the data directory, listens, and starts the device's thread.
+    def __init__(self, address: str, data_dir: Path, **settings: Any) -> None:
+        """Takes the data directory, listens, and starts the device's thread, which takes up the job that was running.
 
         Args:
             address: "HOST:PORT"; port 0 for a free one.
             data_dir: Where everything is kept; made if it is not there.
-            insecure: Whether it may listen on an address that other machines reach.
+            settings: The other attributes of Settings.
 
         Raises:
-            InvalidInputError: The address cannot be used; its field is `address`.
+            InvalidInputError: A setting is out of its range, or the address or the data directory cannot be used.
             OSError: The data directory cannot be used.
         """
-        host = _host(address)
-        if not insecure and not _is_loopback(host):
-            raise InvalidInputError(
-                "address",
-                f"{host} is reached by other machines, and whoever reaches the server may use it: "
-                f"give {_FOR_THIS_MACHINE}, or --insecure to allow it",
-            )
-        _check_free(host, int(address.rpartition(":")[2]), address)
+        chosen = Settings(address, data_dir, **settings)
+        chosen.check()
+        host, port = split_address(address, "address")
+        _check_free(host, port, address)
         self._lock = _lock(data_dir)
-        self._storage = Storage(data_dir, MAX_DISK_BYTES)
-        state = _open(self._storage)
+        try:
+            self._storage = Storage(data_dir, chosen.max_disk_bytes)
+            state = _open(self._storage, chosen)
+        except BaseException:
+            os.close(self._lock)
+            raise
         self._worker = state.worker
         self._server = grpc.server(
-            ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="rpc"),
+            ThreadPoolExecutor(chosen.max_streams + SPARE_THREADS, thread_name_prefix="rpc"),
             interceptors=[ErrorInterceptor()],
             # Without this, a second server on the same port would silently take a part of the calls.
             options=[("grpc.so_reuseport", 0)],
@@ -97,7 +91,7 @@ class Server:
         log.info("listening on %s, data in %s", self.address, data_dir)
 
     def stop(self) -> None:
-        """Ends every job, answers what is in flight, and closes."""
+        """Takes a snapshot of the running job, answers what is in flight, and closes. The next start goes on."""
         log.info("stopping")
         self._health.enter_graceful_shutdown()
         # Nothing new is taken from here on; streams end by themselves once their jobs have.
@@ -109,17 +103,18 @@ class Server:
         log.info("stopped")
 
 
-def _open(storage: Storage) -> State:
+def _open(storage: Storage, settings: Settings) -> State:
     """Puts together what the service serves."""
-    models = Models(storage, keep_versions=KEEP_VERSIONS, keep_every=KEEP_EVERY)
-    jobs = Jobs(storage, models, max_queued=MAX_QUEUED_JOBS)
+    models = Models(storage, keep_versions=settings.keep_versions, keep_every=settings.keep_every)
+    jobs = Jobs(storage, models, max_queued=settings.max_queued_jobs)
     datasets = Datasets(storage)
-    worker = Worker(storage, jobs, models, datasets, snapshot_seconds=SNAPSHOT_SECONDS)
-    uploads = Uploads(storage, datasets, max_bytes=MAX_DATASET_BYTES)
-    return State(jobs, models, datasets, uploads, Checkpoints(storage), storage.objects, worker, MAX_STREAMS)
+    worker = Worker(storage, jobs, models, datasets, snapshot_seconds=settings.snapshot_seconds)
+    uploads = Uploads(storage, datasets, max_bytes=settings.max_dataset_bytes)
+    checkpoints = Checkpoints(storage)
+    return State(jobs, models, datasets, uploads, checkpoints, storage.objects, worker, settings.max_streams)
 
 
-def run(address: str, data_dir: Path, *, insecure: bool, private: bool) -> None:
+def run(settings: Settings, *, private: bool) -> None:
     """Runs a server until SIGTERM or SIGINT comes, or, if it is private, until its standard input ends.
 
     Its first line on standard output is "listening on HOST:PORT".
@@ -127,7 +122,7 @@ def run(address: str, data_dir: Path, *, insecure: bool, private: bool) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    server = Server(address, data_dir, insecure=insecure)
+    server = Server(**vars(settings))
     print(f"listening on {server.address}", flush=True)
     if private:
         # Its parent holds the other end: however the parent ends, this server ends too.
@@ -139,21 +134,6 @@ def run(address: str, data_dir: Path, *, insecure: bool, private: bool) -> None:
 def _wait_for_end_of_input(stop: threading.Event) -> None:
     sys.stdin.buffer.read()
     stop.set()
-
-
-def _host(address: str) -> str:
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise InvalidInputError("address", f"HOST:PORT, with a port from 0 to 65535; got {address!r}")
-    return host
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _check_free(host: str, port: int, address: str) -> None:
@@ -173,5 +153,5 @@ def _lock(data_dir: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise InvalidInputError("data-dir", f"{data_dir} is in use by another handgrad server") from None
+        raise InvalidInputError("data_dir", f"{data_dir} is in use by another handgrad server") from None
     return descriptor

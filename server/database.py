@@ -129,7 +129,7 @@ class Database:
         """Opens it, or makes it.
 
         Raises:
-            InvalidInputError: It is damaged, or of another version of handgrad; its field is `data-dir`.
+            InvalidInputError: It is damaged, or of another version of handgrad; its field is `data_dir`.
         """
         self._write_lock = threading.RLock()
         self._read_lock = threading.Lock()
@@ -142,12 +142,12 @@ class Database:
                         writer.execute(statement)
                     writer.execute(f"PRAGMA user_version = {VERSION}")
                 elif found != VERSION:
-                    raise InvalidInputError("data-dir", f"{path} is of schema {found}; this handgrad has {VERSION}")
+                    raise InvalidInputError("data_dir", f"{path} is of schema {found}; this handgrad has {VERSION}")
             damage = self._writer.execute("PRAGMA quick_check").fetchone()[0]
         except sqlite3.DatabaseError as error:
-            raise InvalidInputError("data-dir", f"{path} cannot be used: {error}") from error
+            raise InvalidInputError("data_dir", f"{path} cannot be used: {error}") from error
         if damage != "ok":
-            raise InvalidInputError("data-dir", f"{path} is damaged: {damage}")
+            raise InvalidInputError("data_dir", f"{path} is damaged: {damage}")
 
     def close(self) -> None:
         """Closes it."""
