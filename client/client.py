@@ -1,7 +1,10 @@
 """The client: one method for each call of the service."""
 
+import hashlib
 import io
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,26 +19,23 @@ from grpc_health.v1 import health_pb2
 from numpy.typing import NDArray
 
 from handgrad.client import errors
-from handgrad.client.job import Job
+from handgrad.client.job import SECONDS_BETWEEN_TRIES, Job
 from handgrad.client.params import Params, arrays_from_proto, verify, write_npz
 from handgrad.client.private_server import PrivateServer
+from handgrad.client.upload import CHUNK_BYTES, chunks_of, dataset_files, describe, image_tensors
 from handgrad.v1 import dataset_pb2, job_pb2, network_pb2, params_pb2
 from handgrad.v1 import training_service_pb2 as pb
 from handgrad.v1.training_service_pb2_grpc import TrainingServiceStub
 
 Pixels = Literal["raw", "unit"]
 Split = Literal["train", "test"]
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["TrainingService"].full_name
-CHUNK_BYTES: Final = 2**20
 CONNECT_SECONDS: Final = 10.0
 CALL_SECONDS: Final = 120.0
-IDX_FILES: Final = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
+RECONNECT_SECONDS: Final = 60.0
+IMAGE_BYTES_PER_CALL: Final = 2 * 2**20
 
 _PIXELS: Final[dict[Pixels | None, network_pb2.PixelScale.ValueType]] = {
     None: network_pb2.PIXEL_SCALE_UNSPECIFIED,
@@ -45,6 +45,14 @@ _PIXELS: Final[dict[Pixels | None, network_pb2.PixelScale.ValueType]] = {
 _SPLITS: Final[dict[Split, dataset_pb2.Split.ValueType]] = {
     "train": dataset_pb2.SPLIT_TRAIN,
     "test": dataset_pb2.SPLIT_TEST,
+}
+
+_STATES: Final[dict[State, job_pb2.JobState.ValueType]] = {
+    "queued": job_pb2.JOB_STATE_QUEUED,
+    "running": job_pb2.JOB_STATE_RUNNING,
+    "succeeded": job_pb2.JOB_STATE_SUCCEEDED,
+    "failed": job_pb2.JOB_STATE_FAILED,
+    "cancelled": job_pb2.JOB_STATE_CANCELLED,
 }
 
 M = TypeVar("M", bound=Message)
@@ -68,6 +76,21 @@ class Evaluation:
     accuracy: float
     images: int
     confusion: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model takes images for.
+
+    Attributes:
+        version: The params that were asked.
+        labels: The most probable class of each image, `[N]`.
+        probabilities: `[N, C]`, float32.
+    """
+
+    version: params_pb2.ParamsVersion
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
 
 
 def connect(address: str | None = None) -> "Client":
@@ -94,6 +117,8 @@ class Client:
     def __init__(self, address: str | None = None) -> None:
         """Connects; see `connect`."""
         self._server = PrivateServer() if address is None else None
+        # A private server that went away has taken its jobs with it.
+        self.reconnect_seconds = 0.0 if self._server else RECONNECT_SECONDS
         self.address = self._server.address if self._server else str(address)
         # No proxy of the environment's leads to this machine itself.
         local = self.address.rpartition(":")[0].strip("[]") in ("localhost", "::1") or self.address.startswith("127.")
@@ -140,8 +165,16 @@ class Client:
         pixels: Pixels | None = None,
         seed: int | None = None,
         publish_every_iterations: int | None = None,
+        momentum: float | None = None,
+        fresh_optimizer: bool = False,
+        request_id: str | None = None,
+        client: str = "",
+        cancel_on_disconnect: bool = False,
     ) -> Job:
         """Starts a job. It goes on when this client closes, unless the server is its own.
+
+        A server that does not answer is asked again for `reconnect_seconds`, with the same request id: the job starts
+        once.
 
         Args:
             preset: Settings to start from; "report" if empty. The others replace the preset's.
@@ -154,10 +187,17 @@ class Client:
             pixels: "raw" for 0 to 255, "unit" for 0 to 1.
             seed: Of the initial params and of the permutations.
             publish_every_iterations: Iterations from one publication to the next; 0 for epochs' ends only.
+            momentum: Part of the step before that each step repeats, 0 to less than 1.
+            fresh_optimizer: Whether the optimizer begins anew where the model keeps its state.
+            request_id: A text that no other request has: the same request with the same id starts no second job.
+                None: a new one.
+            client: Who asks: jobs of several clients take turns. Empty: this machine's address.
+            cancel_on_disconnect: Whether the job is cancelled when the connection that started it ends.
 
         Raises:
             InvalidArgumentError: A setting is out of its range.
             NotFoundError: There is no such data set.
+            AlreadyExistsError: The request id was used for another request.
             PreconditionError: The model has another network.
             ExhaustedError: Too many jobs wait.
         """
@@ -173,11 +213,58 @@ class Client:
             pixels=_choice(_PIXELS, pixels, "pixels"),
             seed=seed,
             publish_every_iterations=publish_every_iterations,
+            momentum=momentum,
+            fresh_optimizer=fresh_optimizer,
+            request_id=uuid.uuid4().hex if request_id is None else request_id,
+            client=client,
+            cancel_on_disconnect=cancel_on_disconnect,
         )
-        with self._errors():
-            responses = self._stub.Train(request)
-            accepted = next(responses).accepted
-        return Job(self, accepted, responses, self._errors)
+        deadline = time.monotonic() + self.reconnect_seconds
+        while True:
+            stream = self._events(lambda: self._stub.Train(request))
+            try:
+                return Job(self, next(stream).accepted, stream)
+            except errors.UnavailableError:
+                # Without an id a repeated request could start a second job.
+                if not request.request_id or time.monotonic() > deadline:
+                    raise
+                time.sleep(SECONDS_BETWEEN_TRIES)
+
+    def job(self, name: str) -> Job:
+        """Gives a job that was started before, by anybody; its events begin with the first."""
+        return Job(self, self.get_job(name))
+
+    def get_job(self, job: str) -> job_pb2.Job:
+        """Gives a job as it stands."""
+        return self._call(self._stub.GetJob, _message(pb.GetJobRequest, job=job)).job
+
+    def list_jobs(self, *, states: Sequence[State] = (), model: str = "", client: str = "") -> Iterator[job_pb2.Job]:
+        """Gives jobs, the newest first: those in one of the states, on the model, of the client, if given.
+
+        Raises:
+            InvalidArgumentError: A filter is none.
+        """
+        wanted = [_choice(_STATES, state, "states") for state in states]
+
+        def page(token: str) -> tuple[Sequence[job_pb2.Job], str]:
+            request = _message(pb.ListJobsRequest, states=wanted, model=model, client=client, page_token=token)
+            response = self._call(self._stub.ListJobs, request)
+            return response.jobs, response.next_page_token
+
+        return _pages(page)
+
+    def watch_job(self, job: str, after_sequence: int = 0) -> Iterator[job_pb2.JobEvent]:
+        """Gives a job's history after an event's number, then what happens, until the job ends or the connection does.
+
+        `Job.events` does the same, and survives a lost connection.
+
+        Raises:
+            NotFoundError: There is no such job.
+            InvalidArgumentError: The history is not that long yet.
+            UnavailableError: The server went away.
+        """
+        request = _message(pb.WatchJobRequest, job=job, after_sequence=after_sequence)
+        return self._events(lambda: self._stub.WatchJob(request))
 
     def cancel_job(self, job: str) -> job_pb2.Job:
         """Asks a job to stop at its next pause."""
@@ -216,16 +303,46 @@ class Client:
             NotFoundError: There is no such model or version, or it is no longer kept.
             DamagedError: What arrived is not what was published.
         """
-        response = self._call(self._stub.GetParams, _message(pb.GetParamsRequest, model=model, version=version))
-        found = response.params_version
-        if response.inlined:
-            data = b"".join(tensor.data for tensor in response.tensors)
-        else:
-            with self._errors():
-                request = pb.StreamParamsRequest(model=found.model, version=found.version)
-                data = b"".join(piece.chunk for piece in self._stub.StreamParams(request))
-        verify(found, data)
-        return Params(found, arrays_from_proto(response.tensors, data))
+        request = _message(pb.GetParamsRequest, model=model, version=version)
+        return self._params(self._call(self._stub.GetParams, request))
+
+    def get_newer_params(self, model: str, if_newer_than: int) -> Params | None:
+        """Gives the newest version of a model's params, or None where it is no newer than one that is known.
+
+        Raises:
+            NotFoundError: There is no such model.
+            DamagedError: What arrived is not what was published.
+        """
+        request = _message(pb.GetParamsRequest, model=model, if_newer_than=if_newer_than)
+        response = self._call(self._stub.GetParams, request)
+        return None if response.unchanged else self._params(response)
+
+    def watch_params(self, model: str, after_version: int = 0) -> Iterator[Params]:
+        """Gives the versions of a model as they are published, beginning with the newest, for as long as it is asked.
+
+        Whoever takes its time gets the newest version there is, and not those in between.
+
+        Raises:
+            NotFoundError: There is no such model, or it was deleted.
+            UnavailableError: The server went away.
+        """
+        request = _message(pb.WatchParamsRequest, model=model, after_version=after_version)
+        with self._errors():
+            responses = self._stub.WatchParams(request)
+        try:
+            while True:
+                with self._errors():
+                    response = next(responses, None)
+                if response is None:
+                    return
+                try:
+                    params = self._params(response)
+                except errors.NotFoundError:
+                    # It was so slow to fetch that it is no longer kept; a newer one comes.
+                    continue
+                yield params
+        finally:
+            responses.cancel()
 
     def save_params(self, model: str, checkpoint: str, version: int = 0) -> params_pb2.Checkpoint:
         """Saves a version, the newest for 0, as a checkpoint on the server's disk.
@@ -237,15 +354,23 @@ class Client:
         request = _message(pb.SaveParamsRequest, model=model, checkpoint=checkpoint, version=version)
         return self._call(self._stub.SaveParams, request).checkpoint
 
-    def load_params(self, checkpoint: str, model: str = "") -> params_pb2.ParamsVersion:
+    def load_params(
+        self, checkpoint: str, model: str = "", *, with_optimizer_state: bool = False
+    ) -> params_pb2.ParamsVersion:
         """Publishes a checkpoint as the next version of a model; empty for a new one.
+
+        With the optimizer's state, a job on the model goes on as if it had never stopped; without, its optimizer begins
+        anew.
 
         Raises:
             NotFoundError: There is no such checkpoint.
-            PreconditionError: The model has another network, or a job is training it.
+            PreconditionError: The model has another network, or a job is training it, or the checkpoint has no
+                optimizer state.
             DamagedError: The checkpoint's file is damaged.
         """
-        request = _message(pb.LoadParamsRequest, checkpoint=checkpoint, model=model)
+        request = _message(
+            pb.LoadParamsRequest, checkpoint=checkpoint, model=model, with_optimizer_state=with_optimizer_state
+        )
         return self._call(self._stub.LoadParams, request).params_version
 
     def upload_params(
@@ -276,35 +401,125 @@ class Client:
 
         return self._call(self._stub.UploadParams, requests()).params_version
 
-    def upload_dataset(self, folder: str | os.PathLike[str], name: str = "") -> dataset_pb2.Dataset:
-        """Gives the server a data set, which it keeps until it stops.
+    def list_models(self) -> Iterator[params_pb2.Model]:
+        """Gives the models, by name."""
+
+        def page(token: str) -> tuple[Sequence[params_pb2.Model], str]:
+            response = self._call(self._stub.ListModels, pb.ListModelsRequest(page_token=token))
+            return response.models, response.next_page_token
+
+        return _pages(page)
+
+    def delete_model(self, model: str) -> None:
+        """Deletes a model with all its versions; checkpoints stay.
+
+        Raises:
+            NotFoundError: There is no such model.
+            PreconditionError: A job is training it.
+        """
+        self._call(self._stub.DeleteModel, _message(pb.DeleteModelRequest, model=model))
+
+    def list_checkpoints(self) -> Iterator[params_pb2.Checkpoint]:
+        """Gives the checkpoints, by name."""
+
+        def page(token: str) -> tuple[Sequence[params_pb2.Checkpoint], str]:
+            response = self._call(self._stub.ListCheckpoints, pb.ListCheckpointsRequest(page_token=token))
+            return response.checkpoints, response.next_page_token
+
+        return _pages(page)
+
+    def delete_checkpoint(self, checkpoint: str) -> None:
+        """Deletes a checkpoint, or raises NotFoundError."""
+        self._call(self._stub.DeleteCheckpoint, _message(pb.DeleteCheckpointRequest, checkpoint=checkpoint))
+
+    def upload_dataset(
+        self,
+        source: str | os.PathLike[str],
+        name: str = "",
+        *,
+        progress: Callable[[int, int], None] = lambda *_: None,
+    ) -> dataset_pb2.Dataset:
+        """Gives the server a data set, which it keeps until it is deleted.
+
+        An upload that broke off goes on where it stopped when it is called again. What the server has is not sent.
 
         Args:
-            folder: Where the four IDX files of MNIST's names are, gzipped (.gz) or not.
-            name: Its name; empty for one that is made from the files.
+            source: An .npz file with x_train, y_train, x_test, y_test; or a folder with the four IDX files of MNIST's
+                names, gzipped (.gz) or not.
+            name: Its name; empty for one that is made from its SHA-256.
+            progress: Called with the bytes that are there and the bytes of all files, after each chunk.
 
         Raises:
             InvalidArgumentError: A file is missing or malformed.
             AlreadyExistsError: The name holds another data set.
-            OSError: The folder or a file cannot be read.
+            OSError: A file cannot be read.
         """
-        there = {path.name: path for path in Path(folder).iterdir()}
-        found = [there.get(file) or there.get(f"{file}.gz") for file in IDX_FILES]
-        paths = [path for path in found if path]
-        first = _message(pb.UploadDatasetRequest, dataset=name)
-        for path in paths:
-            # Here, for an error in gRPC's thread, which reads them below, would not reach the caller.
-            path.open("rb").close()
+        files = dataset_files(Path(source))
+        request = _message(pb.StartDatasetUploadRequest, dataset=name, files=[describe(path) for path in files])
+        started = self._call(self._stub.StartDatasetUpload, request)
+        if started.HasField("dataset"):
+            return started.dataset
+        total, sent = sum(file.size_bytes for file in request.files), sum(started.received_bytes)
+        for index, (path, received) in enumerate(zip(files, started.received_bytes, strict=True)):
+            for offset, chunk in chunks_of(path, received):
+                message = pb.UploadDatasetChunkRequest(
+                    upload=started.upload,
+                    file_index=index,
+                    offset_bytes=offset,
+                    chunk=chunk,
+                    sha256=hashlib.sha256(chunk).hexdigest(),
+                )
+                self._call(self._stub.UploadDatasetChunk, message)
+                sent += len(chunk)
+                progress(sent, total)
+        return self._call(self._stub.FinishDatasetUpload, pb.FinishDatasetUploadRequest(upload=started.upload)).dataset
 
-        def requests() -> Iterator[pb.UploadDatasetRequest]:
-            for path in paths:
-                # One without bytes, so that the server hears of an empty file too.
-                yield pb.UploadDatasetRequest(dataset=first.dataset, file=path.name)
-                with path.open("rb") as file:
-                    while chunk := file.read(CHUNK_BYTES):
-                        yield pb.UploadDatasetRequest(file=path.name, chunk=chunk)
+    def list_datasets(self) -> Iterator[dataset_pb2.Dataset]:
+        """Gives the data sets, by name."""
 
-        return self._call(self._stub.UploadDataset, requests()).dataset
+        def page(token: str) -> tuple[Sequence[dataset_pb2.Dataset], str]:
+            response = self._call(self._stub.ListDatasets, pb.ListDatasetsRequest(page_token=token))
+            return response.datasets, response.next_page_token
+
+        return _pages(page)
+
+    def get_dataset(self, dataset: str) -> dataset_pb2.Dataset:
+        """Describes a data set, or raises NotFoundError."""
+        return self._call(self._stub.GetDataset, _message(pb.GetDatasetRequest, dataset=dataset)).dataset
+
+    def delete_dataset(self, dataset: str) -> None:
+        """Deletes a data set.
+
+        Raises:
+            NotFoundError: There is none of that name.
+            PreconditionError: A job that has not ended needs it, or it ships with the server.
+        """
+        self._call(self._stub.DeleteDataset, _message(pb.DeleteDatasetRequest, dataset=dataset))
+
+    def predict(
+        self, model: str, images: NDArray[Any], version: int = 0, *, pixels: Pixels | None = None
+    ) -> Prediction:
+        """Tells the classes of images, all by the same version: the newest for 0.
+
+        Args:
+            model: The model's name.
+            images: `[N, ...]`, uint8 or float32, with as many numbers an image as the network has inputs.
+            version: The version's number.
+            pixels: How pixels become inputs; None for the way the params were trained.
+
+        Raises:
+            NotFoundError: There is no such model or version.
+            InvalidArgumentError: The images are not what the network takes.
+        """
+        scale = _choice(_PIXELS, pixels, "pixels")
+        pieces: list[pb.PredictResponse] = []
+        for tensor in image_tensors(images, IMAGE_BYTES_PER_CALL):
+            request = _message(pb.PredictRequest, model=model, version=version, images=tensor, pixels=scale)
+            pieces.append(self._call(self._stub.Predict, request))
+            version = pieces[0].params_version.version
+        probabilities = [np.array(piece.probabilities, np.float32).reshape(-1, piece.classes) for piece in pieces]
+        labels = [np.array(piece.labels, np.int64) for piece in pieces]
+        return Prediction(pieces[0].params_version, np.concatenate(labels), np.concatenate(probabilities))
 
     def evaluate(
         self, model: str, version: int = 0, *, dataset: str = "", split: Split = "test", pixels: Pixels | None = None
@@ -333,6 +548,25 @@ class Client:
         response = self._call(self._stub.Evaluate, request)
         confusion = np.array(response.confusion, np.int64).reshape(response.classes, response.classes)
         return Evaluation(response.params_version, response.loss, response.accuracy, response.images, confusion)
+
+    def _params(self, response: pb.GetParamsResponse | pb.WatchParamsResponse) -> Params:
+        """Fetches what a response leaves out, and verifies the whole."""
+        found = response.params_version
+        if response.inlined:
+            data = b"".join(tensor.data for tensor in response.tensors)
+        else:
+            with self._errors():
+                request = pb.StreamParamsRequest(model=found.model, version=found.version)
+                data = b"".join(piece.chunk for piece in self._stub.StreamParams(request))
+        verify(found, data)
+        return Params(found, arrays_from_proto(response.tensors, data))
+
+    def _events(
+        self, start: Callable[[], Iterator[pb.TrainResponse] | Iterator[pb.WatchJobResponse]]
+    ) -> Iterator[job_pb2.JobEvent]:
+        with self._errors():
+            for response in start():
+                yield response.event
 
     def _call(self, method: Callable[..., T], request: Message | Iterator[Message]) -> T:
         with self._errors():
@@ -363,6 +597,16 @@ class Client:
                 raise
         if response.status != health_pb2.HealthCheckResponse.SERVING:
             raise errors.UnavailableError(f"the server at {self.address} is stopping")
+
+
+def _pages(page: Callable[[str], tuple[Sequence[T], str]]) -> Iterator[T]:
+    """Gives the elements of all pages; `page` gives one and the token of the next."""
+    token = ""
+    while True:
+        found, token = page(token)
+        yield from found
+        if not token:
+            return
 
 
 def _message(kind: type[M], **fields: object) -> M:

@@ -1,27 +1,35 @@
-"""A job as the one who started it sees it."""
+"""A job as a caller sees it: its history, which outlives every connection to its server."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+import time
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
-from handgrad.client.errors import JobCancelledError, JobFailedError
-from handgrad.v1 import job_pb2
+from handgrad.client.errors import JobCancelledError, JobFailedError, UnavailableError
+from handgrad.v1 import job_pb2, params_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
 
     import numpy as np
     from numpy.typing import NDArray
 
     from handgrad.client.params import Params
-    from handgrad.v1 import training_service_pb2
 
-Event: TypeAlias = job_pb2.Progress | job_pb2.Epoch
+Event: TypeAlias = job_pb2.Progress | job_pb2.Epoch | params_pb2.ParamsVersion
+
+SECONDS_BETWEEN_TRIES: Final = 0.2
+MAX_SECONDS_BETWEEN_TRIES: Final = 2.0
 
 
 class Calls(Protocol):
     """What a job asks of its client."""
+
+    reconnect_seconds: float
+
+    def watch_job(self, job: str, after_sequence: int = 0) -> Iterator[job_pb2.JobEvent]:
+        """Gives its history."""
+        ...
 
     def cancel_job(self, job: str) -> job_pb2.Job:
         """Asks the job to stop."""
@@ -37,24 +45,18 @@ class Calls(Protocol):
 
 
 class Job:
-    """A job that was started, and the stream of its progress.
+    """A job of a server's. It goes on when this object is dropped.
 
     Attributes:
         info: The job as it was last heard of: its name, model, settings, state, version.
     """
 
-    def __init__(
-        self,
-        client: Calls,
-        accepted: job_pb2.Job,
-        responses: Iterator[training_service_pb2.TrainResponse],
-        translate_errors: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        """Takes over the stream after its first message."""
-        self.info = accepted
+    def __init__(self, client: Calls, info: job_pb2.Job, stream: Iterator[job_pb2.JobEvent] | None = None) -> None:
+        """Takes a job; with the stream of its history after the `accepted` event, if there is one already."""
+        self.info = info
         self._client = client
-        self._responses = responses
-        self._translate_errors = translate_errors
+        self._stream = stream
+        self._sequence = 1 if stream is not None else 0
 
     @property
     def name(self) -> str:
@@ -67,19 +69,27 @@ class Job:
         return self.info.model
 
     def events(self) -> Iterator[Event]:
-        """Gives what happens as it happens, until the job ends: each epoch once, and progress a few times a second.
+        """Gives what happens as it happens, until the job ends; a second call goes on where the first was left.
+
+        Each epoch and each published version comes once, in order, and progress a few times a second. A server that
+        goes away is waited for: what happens is then told from where it broke off, with no gap and no repeat.
 
         Raises:
-            UnavailableError: The connection to the server broke. The job goes on without it.
+            UnavailableError: The server did not come back within the client's `reconnect_seconds`.
         """
-        with self._translate_errors():
-            for response in self._responses:
-                if response.HasField("progress"):
-                    yield response.progress
-                elif response.HasField("epoch"):
-                    yield response.epoch
-                elif response.HasField("finished"):
-                    self.info = response.finished
+        lost: float | None = None
+        pause = SECONDS_BETWEEN_TRIES
+        while not self.info.HasField("end_time"):
+            try:
+                for event in self._follow():
+                    lost, pause = None, SECONDS_BETWEEN_TRIES
+                    yield event
+            except UnavailableError:
+                lost = time.monotonic() if lost is None else lost
+                if time.monotonic() + pause - lost > self._client.reconnect_seconds:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, MAX_SECONDS_BETWEEN_TRIES)
 
     def wait(self) -> job_pb2.Job:
         """Waits until the job ends, and gives it as it ended.
@@ -107,3 +117,18 @@ class Job:
     def params(self, version: int = 0) -> Params:
         """Gives a version of the model's params, the newest for 0."""
         return self._client.get_params(self.model, version)
+
+    def _follow(self) -> Iterator[Event]:
+        stream, self._stream = self._stream or self._client.watch_job(self.name, self._sequence), None
+        for event in stream:
+            self._sequence = event.sequence or self._sequence
+            if event.HasField("progress"):
+                yield event.progress
+            elif event.HasField("epoch"):
+                yield event.epoch
+            elif event.HasField("published"):
+                yield event.published
+            elif event.HasField("started"):
+                self.info = event.started
+            elif event.HasField("finished"):
+                self.info = event.finished

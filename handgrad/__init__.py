@@ -8,7 +8,7 @@ with handgrad.connect() as hg:
     params = job.params()
 """
 
-from handgrad.client.client import Client, Evaluation, connect
+from handgrad.client.client import Client, Evaluation, Prediction, connect
 from handgrad.client.errors import (
     AlreadyExistsError,
     DamagedError,
@@ -45,6 +45,7 @@ __all__ = [
     "NotFoundError",
     "Params",
     "PreconditionError",
+    "Prediction",
     "ServerError",
     "UnavailableError",
     "__version__",

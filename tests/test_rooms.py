@@ -13,7 +13,7 @@ GRPC = {"grpc", "grpc_health", "grpc_status", "google"}
 ROOMS = {
     "core": {"jax", "numpy", "handgrad.core"} | FORMATS,
     "server": {"jax", "numpy", "grpc_reflection", "handgrad.core", "handgrad.server", "handgrad.v1"} | GRPC,
-    "client": {"numpy", "click", "rich", "matplotlib", "handgrad.client", "handgrad.v1"} | FORMATS | GRPC,
+    "client": {"numpy", "click", "rich", "matplotlib", "PIL", "handgrad.client", "handgrad.v1"} | FORMATS | GRPC,
 }
 
 

@@ -5,9 +5,13 @@ import sys
 import click
 
 from handgrad import __version__
+from handgrad.client.cli.completion import completion
 from handgrad.client.cli.evaluate import evaluate
+from handgrad.client.cli.jobs import cancel, jobs, watch
+from handgrad.client.cli.kept import checkpoints, datasets, models, upload
 from handgrad.client.cli.loss import loss
 from handgrad.client.cli.params import load, params, save
+from handgrad.client.cli.predict import predict
 from handgrad.client.cli.serve import serve
 from handgrad.client.cli.train import train
 from handgrad.client.errors import HandgradError, InvalidArgumentError
@@ -25,7 +29,15 @@ def cli() -> None:
     """
 
 
-for command in (train, loss, params, save, load, evaluate, serve):
+COMMANDS = (
+    *(train, jobs, watch, cancel, loss),
+    *(params, save, load, models, checkpoints),
+    *(predict, evaluate),
+    *(datasets, upload),
+    *(serve, completion),
+)
+
+for command in COMMANDS:
     cli.add_command(command)
 
 

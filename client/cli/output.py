@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,6 +29,22 @@ class Output:
         if self.json_lines:
             told = {name: None if _is_no_number(value) else value for name, value in values.items()}
             click.echo(json.dumps({"event": event, **told}, allow_nan=False))
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Shows rows under headers: as a table with lines on a terminal, with spaces between the columns in a pipe."""
+        if self.json_lines:
+            return
+        if self.is_terminal():
+            from rich.table import Table  # noqa: PLC0415 - as below
+
+            table = Table(*headers, header_style="bold", box=None, pad_edge=False)
+            for row in rows:
+                table.add_row(*row)
+            self.console().print(table)
+            return
+        widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+        for row in (headers, *rows):
+            self.say("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
     def is_terminal(self) -> bool:
         """Says whether a person's terminal shows what is said."""

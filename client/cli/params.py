@@ -43,12 +43,13 @@ def save(*, model: str, checkpoint: str, server: str | None, version: int, json_
 @click.command()
 @click.argument("checkpoint")
 @click.option("--model", default="", help="Model to load it into. Default: a new one.")
+@click.option("--with-optimizer-state", is_flag=True, help="So that the next job goes on as if it had never stopped.")
 @options.server_needed
 @options.as_json
-def load(*, checkpoint: str, model: str, server: str | None, json_lines: bool) -> None:
+def load(*, checkpoint: str, model: str, with_optimizer_state: bool, server: str | None, json_lines: bool) -> None:
     """Load CHECKPOINT as the next version of a model."""
     output = Output(json_lines=json_lines)
     with options.connect_to_server(server) as hg:
-        loaded = hg.load_params(checkpoint, model)
+        loaded = hg.load_params(checkpoint, model, with_optimizer_state=with_optimizer_state)
     output.say(f"checkpoint {checkpoint} is model {loaded.model} version {loaded.version}")
     output.emit("load", model=loaded.model, version=loaded.version, params_sha256=loaded.params_sha256)

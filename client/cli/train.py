@@ -36,6 +36,9 @@ T = TypeVar("T")
 @options.pixels
 @click.option("--seed", type=int, metavar="N", help="Of the initial params and of the order of images. [report: 0]")
 @click.option("--publish-every", type=int, metavar="N", help="Publish params every N iterations, not each epoch alone.")
+@click.option("--momentum", type=float, metavar="X", help="Part of each step that the next repeats. [report: 0]")
+@click.option("--fresh-optimizer", is_flag=True, help="Forget the optimizer's state that the model keeps.")
+@click.option("--detach", is_flag=True, help="Start the job on a server, and do not wait for it.")
 @options.data
 @click.option("--params", type=click.Path(path_type=Path), metavar="FILE", help="Start from these params.")
 @click.option("--save", type=options.parameter_file, metavar="FILE", help="Save the params: .npz or .safetensors.")
@@ -54,6 +57,9 @@ def train(
     pixels: Pixels | None,
     seed: int | None,
     publish_every: int | None,
+    momentum: float | None,
+    fresh_optimizer: bool,
+    detach: bool,
     data: Path | None,
     params: Path | None,
     save: Path | None,
@@ -63,6 +69,10 @@ def train(
 ) -> None:
     """Train a network, and watch its loss fall."""
     output = Output(json_lines=json_lines)
+    if detach and not server:
+        raise click.UsageError("--detach needs a server that stays: --server HOST:PORT")
+    if detach and (save or plot or interactive):
+        raise click.UsageError("--detach does not wait for what --save, --plot and --interactive need")
     with connect(server or None) as hg:
         dataset = hg.upload_dataset(data).dataset if data else ""
         if params:
@@ -80,9 +90,14 @@ def train(
             pixels=pixels,
             seed=seed,
             publish_every_iterations=publish_every,
+            momentum=momentum,
+            fresh_optimizer=fresh_optimizer,
         )
         _tell_job(job, output)
-        failure = _watch(job, output)
+        if detach:
+            output.say(f"{job.name} is in the queue; `handgrad watch {job.name}` shows it")
+            return
+        failure = watch_events(job, output)
         # Also after a failure: what was trained until then is the caller's.
         if plot and job.info.iteration:
             _plot(hg, job, plot, output)
@@ -99,20 +114,28 @@ def train(
         output.emit("done", **_end(job))
 
 
-def _watch(job: Job, output: Output) -> JobError | None:
-    """Shows a job until it ends; Ctrl-C cancels it. Gives the error that it ended with."""
+def watch_events(job: Job, output: Output, *, cancel: bool = True) -> JobError | None:
+    """Shows a job until it ends. Gives the error that it ended with.
+
+    Args:
+        job: The job.
+        output: Where it is shown.
+        cancel: Whether Ctrl-C cancels it; otherwise it ends the watching.
+    """
     seconds = 0.0
     with display(output, job.info) as shown, _events(job) as events:
         while (event := events.get()) is not None:
             if isinstance(event, HandgradError):
                 raise event
             if isinstance(event, Interrupt):
+                if not cancel:
+                    raise KeyboardInterrupt
                 job.cancel()
             elif isinstance(event, job_pb2.Epoch):
                 seconds += event.seconds
                 shown.epoch(event)
                 output.emit("epoch", epoch=event.epoch, mean_loss=event.mean_loss, seconds=event.seconds)
-            else:
+            elif isinstance(event, job_pb2.Progress):
                 shown.progress(event)
     try:
         job.wait()

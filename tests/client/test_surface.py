@@ -17,10 +17,19 @@ from handgrad.v1 import training_service_pb2
 SERVICE = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"]
 
 # Where a method is not named as its call is.
-METHODS = {"StreamParams": "get_params"}
+METHODS = {
+    "StreamParams": "_params",
+    "StartDatasetUpload": "upload_dataset",
+    "UploadDatasetChunk": "upload_dataset",
+    "FinishDatasetUpload": "upload_dataset",
+}
 
 # Where an exception is not named as the server's is.
-NAMES = {"InvalidInputError": "InvalidArgumentError", "StoppingError": "UnavailableError"}
+NAMES = {
+    "InvalidInputError": "InvalidArgumentError",
+    "StoppingError": "UnavailableError",
+    "StorageError": "UnavailableError",
+}
 
 
 def snake_case(name: str) -> str:
@@ -52,6 +61,7 @@ def test_the_exported_names() -> None:
         "NotFoundError",
         "Params",
         "PreconditionError",
+        "Prediction",
         "ServerError",
         "UnavailableError",
         "__version__",

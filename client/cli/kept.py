@@ -1,0 +1,191 @@
+"""`handgrad models`, `checkpoints`, `datasets` and `upload`: what a server keeps."""
+
+import time
+from pathlib import Path
+
+import click
+
+from handgrad.client.cli import options
+from handgrad.client.cli.output import Output
+from handgrad.v1 import dataset_pb2, network_pb2, params_pb2
+
+
+@click.command()
+@options.server_needed
+@click.option("--delete", metavar="NAME", help="Delete a model and all its versions.")
+@options.as_json
+def models(*, server: str | None, delete: str | None, json_lines: bool) -> None:
+    """List the models of a server."""
+    output = Output(json_lines=json_lines)
+    with options.connect_to_server(server) as hg:
+        if delete:
+            hg.delete_model(delete)
+            _tell_deleted(output, "model", delete)
+            return
+        rows: list[list[str]] = []
+        for model in hg.list_models():
+            newest = model.newest
+            rows.append(
+                [
+                    model.model,
+                    _widths(model.network),
+                    str(newest.version or ""),
+                    f"{newest.loss:.4f}" if newest.HasField("loss") else "",
+                    _size(newest.size_bytes),
+                    model.job,
+                ]
+            )
+            output.emit(
+                "model",
+                model=model.model,
+                widths=_numbers(model.network),
+                version=newest.version,
+                params_sha256=newest.params_sha256,
+                loss=newest.loss if newest.HasField("loss") else None,
+                versions=list(model.versions),
+                job=model.job,
+            )
+    output.table(["model", "widths", "version", "loss", "size", "job"], rows)
+
+
+@click.command()
+@options.server_needed
+@click.option("--delete", metavar="NAME", help="Delete a checkpoint.")
+@options.as_json
+def checkpoints(*, server: str | None, delete: str | None, json_lines: bool) -> None:
+    """List the checkpoints of a server."""
+    output = Output(json_lines=json_lines)
+    with options.connect_to_server(server) as hg:
+        if delete:
+            hg.delete_checkpoint(delete)
+            _tell_deleted(output, "checkpoint", delete)
+            return
+        rows: list[list[str]] = []
+        for saved in hg.list_checkpoints():
+            rows.append(
+                [
+                    saved.checkpoint,
+                    _widths(saved.network),
+                    _origin(saved),
+                    _size(saved.size_bytes),
+                    "yes" if saved.optimizer_state else "no",
+                    _time(saved.save_time.seconds),
+                    saved.params_sha256[:12],
+                ]
+            )
+            output.emit(
+                "checkpoint",
+                checkpoint=saved.checkpoint,
+                widths=_numbers(saved.network),
+                model=saved.model,
+                version=saved.version,
+                params_sha256=saved.params_sha256,
+                optimizer_state=saved.optimizer_state,
+                size_bytes=saved.size_bytes,
+            )
+    output.table(["checkpoint", "widths", "saved from", "size", "optimizer state", "saved", "SHA-256"], rows)
+
+
+@click.command()
+@options.server_needed
+@click.option("--delete", metavar="NAME", help="Delete a data set.")
+@options.as_json
+def datasets(*, server: str | None, delete: str | None, json_lines: bool) -> None:
+    """List the data sets of a server."""
+    output = Output(json_lines=json_lines)
+    with options.connect_to_server(server) as hg:
+        if delete:
+            hg.delete_dataset(delete)
+            _tell_deleted(output, "data set", delete)
+            return
+        rows: list[list[str]] = []
+        for dataset in hg.list_datasets():
+            rows.append(
+                [
+                    dataset.dataset,
+                    f"{dataset.train_images:,}",
+                    f"{dataset.test_images:,}",
+                    _shape(dataset),
+                    str(dataset.classes),
+                    _size(dataset.size_bytes),
+                    dataset.sha256[:12],
+                ]
+            )
+            _emit_dataset(output, dataset)
+    output.table(["data set", "train", "test", "image", "classes", "size", "SHA-256"], rows)
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--name", default="", help="Its name. Default: one made from its SHA-256.")
+@options.server_needed
+@options.as_json
+def upload(*, path: Path, name: str, server: str | None, json_lines: bool) -> None:
+    """Upload a data set: an .npz file with x_train, y_train, x_test, y_test, or a folder with the four IDX files.
+
+    An upload that broke off goes on where it stopped when it is started again.
+    """
+    output = Output(json_lines=json_lines)
+    with options.connect_to_server(server) as hg:
+        if output.is_terminal():
+            from rich.progress import Progress  # noqa: PLC0415 - a pipe needs none of it
+
+            with Progress(console=output.console()) as bars:
+                bar = bars.add_task(f"uploading {path.name}")
+                dataset = hg.upload_dataset(
+                    path, name, progress=lambda sent, total: bars.update(bar, completed=sent, total=total)
+                )
+        else:
+            dataset = hg.upload_dataset(path, name)
+    output.say(
+        f"data set {dataset.dataset}: {dataset.train_images:,} training and {dataset.test_images:,} test images of "
+        f"{_shape(dataset)}, {dataset.classes} classes"
+    )
+    _emit_dataset(output, dataset)
+
+
+def _emit_dataset(output: Output, dataset: dataset_pb2.Dataset) -> None:
+    output.emit(
+        "dataset",
+        dataset=dataset.dataset,
+        train_images=dataset.train_images,
+        test_images=dataset.test_images,
+        image_shape=list(dataset.image_shape),
+        classes=dataset.classes,
+        sha256=dataset.sha256,
+        size_bytes=dataset.size_bytes,
+    )
+
+
+def _tell_deleted(output: Output, what: str, name: str) -> None:
+    output.say(f"{what} {name} is deleted")
+    output.emit("deleted", name=name)
+
+
+def _numbers(network: network_pb2.Network) -> list[int]:
+    return [network.inputs, *network.hidden, network.outputs]
+
+
+def _widths(network: network_pb2.Network) -> str:
+    return "-".join(map(str, _numbers(network)))
+
+
+def _shape(dataset: dataset_pb2.Dataset) -> str:
+    return "x".join(map(str, dataset.image_shape))
+
+
+def _origin(saved: params_pb2.Checkpoint) -> str:
+    return f"{saved.model} version {saved.version}"
+
+
+def _time(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _size(size_bytes: int) -> str:
+    kilo = 1000
+    for unit in ("B", "kB", "MB"):
+        if size_bytes < kilo:
+            return f"{size_bytes:,} {unit}"
+        size_bytes //= kilo
+    return f"{size_bytes:,} GB"
