@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from handgrad.client.errors import InvalidArgumentError
 from handgrad.v1 import dataset_pb2, params_pb2
 
-CHUNK_BYTES: Final = 2**20
+CHUNK_BYTES = 2**20
 IDX_FILES: Final = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import sqlite3
 import threading
 import time
 from collections import OrderedDict
@@ -79,19 +80,30 @@ class Datasets:
             return self._shipped()[1]
         return _summary_of(self._row(name))
 
-    def find(self, name: str, files_sha256: str) -> str | None:
-        """Gives the name of a data set that came in files of that hash, and has `name` if that is not empty."""
-        rows = self._storage.database.read(
-            "SELECT name FROM datasets WHERE files_sha256 = ? AND (? = '' OR name = ?) LIMIT 1",
-            *(files_sha256, name, name),
-        )
-        return rows[0]["name"] if rows else None
+    def add_known(self, name: str, files_sha256: str) -> str | None:
+        """Keeps a data set that the server has already, in files of that hash, under a name too.
 
-    def check_name_free(self, name: str, files_sha256: str) -> None:
-        """Raises AlreadyExistsError where a name holds a data set that came in other files."""
-        rows = self._storage.database.read("SELECT files_sha256 FROM datasets WHERE name = ?", name)
-        if name == MNIST or (rows and rows[0]["files_sha256"] != files_sha256):
-            raise AlreadyExistsError(f"the name {name} holds another data set; choose another name")
+        Args:
+            name: Its name; empty for one made from its SHA-256.
+            files_sha256: Hash of the files that it came in.
+
+        Returns:
+            The name; None where the server does not have it.
+
+        Raises:
+            AlreadyExistsError: The name holds another data set.
+        """
+        with self._storage.database.transaction() as writer:
+            if name:
+                _check_name(writer, name, "files_sha256", files_sha256)
+            row = writer.execute("SELECT * FROM datasets WHERE files_sha256 = ? LIMIT 1", (files_sha256,)).fetchone()
+            if row is None:
+                return None
+            name = name or _made_name(row["sha256"])
+            if not _check_name(writer, name, "sha256", row["sha256"]):
+                known = (row["object"], row["sha256"], files_sha256, row["summary"], time.time())
+                writer.execute("INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?)", (name, *known))
+        return name
 
     def add(self, name: str, dataset: Dataset, files_sha256: str) -> str:
         """Keeps a data set; when this returns, it is on disk. Adding the same again changes nothing.
@@ -110,14 +122,11 @@ class Datasets:
             StorageError: The disk fails.
         """
         summary = summarize(dataset)
-        name = name or f"dataset-{summary.sha256[:12]}"
+        name = name or _made_name(summary.sha256)
         content = to_safetensors(to_arrays(dataset))
         self._storage.objects.check_room(len(content))
         with self._storage.objects.put(content) as (key,), self._storage.database.transaction() as writer:
-            held = writer.execute("SELECT sha256 FROM datasets WHERE name = ?", (name,)).fetchone()
-            if name == MNIST or (held and held["sha256"] != summary.sha256):
-                raise AlreadyExistsError(f"the name {name} holds another data set; choose another name")
-            if not held:
+            if not _check_name(writer, name, "sha256", summary.sha256):
                 known = {key: value for key, value in vars(summary).items() if key != "create_time"}
                 writer.execute(
                     "INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?)",
@@ -193,6 +202,18 @@ class Datasets:
             names = [MNIST, *(row[0] for row in self._storage.database.read("SELECT name FROM datasets LIMIT 20"))]
             raise NotFoundError(f"there is no data set {name!r}; there are {', '.join(names)}")
         return dict(rows[0])
+
+
+def _made_name(sha256: str) -> str:
+    return f"dataset-{sha256[:12]}"
+
+
+def _check_name(writer: sqlite3.Connection, name: str, column: str, value: str) -> bool:
+    """Says whether a name holds the data set that has this in that column; raises where it holds another."""
+    row = writer.execute("SELECT * FROM datasets WHERE name = ?", (name,)).fetchone()
+    if name == MNIST or (row and row[column] != value):
+        raise AlreadyExistsError(f"the name {name} holds another data set; choose another name")
+    return row is not None
 
 
 def summarize(dataset: Dataset) -> Summary:

@@ -314,9 +314,8 @@ class Models:
             if version is None and not model.versions:
                 raise NotFoundError(f"model {name} has no params yet")
             if version is None:
-                raise NotFoundError(
-                    f"model {name} has no version {number}; versions {min(model.versions)} to {model.newest} are kept"
-                )
+                kept = ", ".join(map(str, model.versions))
+                raise NotFoundError(f"model {name} has no version {number}; versions {kept} are kept")
             return version
 
     def wait(self, name: str, after: int, seconds: float) -> Version | None:

@@ -259,13 +259,11 @@ class TrainingService(TrainingServiceServicer):
         """Begins an upload, or takes it up again."""
         del context
         name = request.dataset and check_name(request.dataset, "dataset")
-        upload, received = self._state.uploads.start(name, convert.files_from_proto(request.files))
-        datasets = self._state.datasets
-        response = pb.StartDatasetUploadResponse(upload=upload.name, received_bytes=received)
-        known = datasets.find(name, upload.files_sha256)
-        if known:
-            response.dataset.CopyFrom(convert.dataset_to_proto(known, datasets.describe(known)))
-        return response
+        started = self._state.uploads.start(name, convert.files_from_proto(request.files))
+        if isinstance(started, str):
+            known = convert.dataset_to_proto(started, self._state.datasets.describe(started))
+            return pb.StartDatasetUploadResponse(dataset=known)
+        return pb.StartDatasetUploadResponse(upload=started[0], received_bytes=started[1])
 
     def UploadDatasetChunk(  # noqa: N802
         self, request: pb.UploadDatasetChunkRequest, context: grpc.ServicerContext

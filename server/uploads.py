@@ -75,8 +75,12 @@ class Uploads:
                 log.warning("removing upload %s, which was never finished", folder.name)
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def start(self, dataset: str, files: tuple[File, ...]) -> tuple[Upload, list[int]]:
-        """Begins an upload, or takes it up again; gives it with the bytes of each file that are there.
+    def start(self, dataset: str, files: tuple[File, ...]) -> tuple[str, list[int]] | str:
+        """Begins an upload, or takes it up again.
+
+        Returns:
+            The upload's name, and the bytes of each file that are there; or the data set's name alone, where the server
+            has it already.
 
         Raises:
             InvalidInputError: The files are not those of a data set.
@@ -90,8 +94,8 @@ class Uploads:
         told = json.dumps([vars(file) for file in files])
         # The same files get the same name, so that whoever lost its server finds its upload by asking again.
         upload = Upload(hashlib.sha256(f"{dataset}\n{told}".encode()).hexdigest()[:32], dataset, files)
-        if dataset:
-            self._datasets.check_name_free(dataset, upload.files_sha256)
+        if known := self._datasets.add_known(dataset, upload.files_sha256):
+            return known
         with self._lock:
             folder = self._folder / upload.name
             if not folder.is_dir():
@@ -107,7 +111,7 @@ class Uploads:
                     "INSERT INTO uploads VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
                     (upload.name, dataset, told, time.time()),
                 )
-        return upload, [self._received(upload, index) for index in range(len(files))]
+        return upload.name, [self._received(upload, index) for index in range(len(files))]
 
     def add(self, name: str, index: int, offset: int, chunk: bytes, sha256: str) -> int:
         """Takes bytes of a file; gives how many of it are there then.

@@ -19,6 +19,7 @@ from handgrad.server.app import Server
 
 BASH = shutil.which("bash") or "/bin/bash"
 
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--crashes", type=int, default=6, help="how often the crash test kills the server")
     parser.addoption("--crash-seed", type=int, default=0, help="decides at which moments")

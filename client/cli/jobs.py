@@ -20,9 +20,7 @@ def state_of(job: job_pb2.Job) -> str:
 
 @click.command()
 @options.server_needed
-@click.option(
-    "--state", "states", type=click.Choice(STATES), multiple=True, help="Only jobs in this state; repeatable."
-)
+@click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only jobs in this state.")
 @click.option("--model", default="", help="Only jobs on this model.")
 @click.option("--client", default="", help="Only jobs of this client.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="The newest N.")

@@ -23,9 +23,7 @@ SHOWN_CLASSES = 3
 @click.command()
 @click.argument("model")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "--index", "indices", type=int, multiple=True, metavar="N", help="The Nth test image, from 0; repeatable."
-)
+@click.option("--index", "indices", type=int, multiple=True, metavar="N", help="The Nth test image, from 0.")
 @click.option("--invert", is_flag=True, help="Swap black and white: MNIST's digits are white on black.")
 @options.data
 @options.version

@@ -69,10 +69,8 @@ def train(
 ) -> None:
     """Train a network, and watch its loss fall."""
     output = Output(json_lines=json_lines)
-    if detach and not server:
-        raise click.UsageError("--detach needs a server that stays: --server HOST:PORT")
-    if detach and (save or plot or interactive):
-        raise click.UsageError("--detach does not wait for what --save, --plot and --interactive need")
+    if detach:
+        _check_detach(server, waits_for=save or plot or interactive)
     with connect(server or None) as hg:
         dataset = hg.upload_dataset(data).dataset if data else ""
         if params:
@@ -99,19 +97,20 @@ def train(
             return
         failure = watch_events(job, output)
         # Also after a failure: what was trained until then is the caller's.
-        if plot and job.info.iteration:
-            _plot(hg, job, plot, output)
-        if job.info.version:
-            if save:
-                _save(job, save, output)
-            elif interactive:
-                _ask_to_save(job, output)
+        _keep(hg, job, plot, save, output, interactive=interactive)
         if failure:
             raise failure
         tell_evaluation(hg.evaluate(job.model, job.info.version, dataset=dataset), "test", output)
         if server:
             output.say(f"{job.name} trained model {job.model} to version {job.info.version}")
         output.emit("done", **_end(job))
+
+
+def _check_detach(server: str | None, *, waits_for: object) -> None:
+    if not server:
+        raise click.UsageError("--detach needs a server that stays: --server HOST:PORT")
+    if waits_for:
+        raise click.UsageError("--detach does not wait for what --save, --plot and --interactive need")
 
 
 def watch_events(job: Job, output: Output, *, cancel: bool = True) -> JobError | None:
@@ -211,6 +210,16 @@ def _tell_job(job: Job, output: Output) -> None:
 def _end(job: Job) -> dict[str, Any]:
     info = job.info
     return {"job": info.job, "model": info.model, "version": info.version, "params_sha256": info.params_sha256}
+
+
+def _keep(hg: Client, job: Job, plot: Path | None, save: Path | None, output: Output, *, interactive: bool) -> None:
+    if plot and job.info.iteration:
+        _plot(hg, job, plot, output)
+    if job.info.version:
+        if save:
+            _save(job, save, output)
+        elif interactive:
+            _ask_to_save(job, output)
 
 
 def _plot(hg: Client, job: Job, file: Path, output: Output) -> None:

@@ -17,6 +17,8 @@ from grpc_health.v1.health import HealthServicer
 
 import handgrad
 from handgrad.client import client as client_module
+from handgrad.client import upload as upload_module
+from handgrad.client.upload import IDX_FILES
 from handgrad.v1 import network_pb2, params_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
@@ -252,7 +254,7 @@ def test_a_data_set_may_be_gzipped(hg: handgrad.Client, tiny_folder: Path, tmp_p
         (gzipped / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
     plain, packed = hg.upload_dataset(tiny_folder), hg.upload_dataset(str(gzipped), "packed")
     assert packed.dataset == "packed"
-    assert (packed.train_images, packed.test_images, packed.rows, packed.columns, packed.classes) == (65, 20, 3, 4, 3)
+    assert (packed.train_images, packed.test_images, list(packed.image_shape), packed.classes) == (65, 20, [3, 4], 3)
     runs = [
         hg.train(dataset=each.dataset, hidden=[4], batch_size=10, epochs=1, learning_rate=0.1).wait()
         for each in (plain, packed)
@@ -271,7 +273,7 @@ FILE_DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("file", client_module.IDX_FILES)
+@pytest.mark.parametrize("file", IDX_FILES)
 @pytest.mark.parametrize("damage", FILE_DAMAGES)
 def test_a_file_of_a_data_set_that_cannot_be_used_is_named(
     hg: handgrad.Client, tiny_folder: Path, file: str, damage: str
@@ -291,21 +293,34 @@ def test_a_data_set_that_cannot_be_read_is_told(hg: handgrad.Client, tiny_folder
         hg.upload_dataset(tiny_folder)
 
 
-def test_an_upload_that_ends_early_leaves_nothing_that_fails(
+def test_an_upload_that_broke_off_goes_on_where_it_stopped(
     monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client, tiny_folder: Path
 ) -> None:
-    kept: list[Iterator[pb.UploadDatasetRequest]] = []
+    sent: list[tuple[int, int]] = []
+    send = hg._stub.UploadDatasetChunk
 
-    def refused(requests: Iterator[pb.UploadDatasetRequest], **_: object) -> NoReturn:
-        kept.append(requests)
-        next(requests)
-        raise ConnectionError("refused")
+    def breaking(request: pb.UploadDatasetChunkRequest, **options: Any) -> pb.UploadDatasetChunkResponse:
+        if len(sent) == 5:
+            raise ConnectionError("broke off")
+        sent.append((request.file_index, request.offset_bytes))
+        return send(request, **options)
 
-    monkeypatch.setattr(hg._stub, "UploadDataset", refused)
+    monkeypatch.setattr(upload_module, "CHUNK_BYTES", 300)
+    monkeypatch.setattr(hg._stub, "UploadDatasetChunk", breaking)
     with pytest.raises(ConnectionError):
-        hg.upload_dataset(tiny_folder)
-    # gRPC asks in a thread of its own, which may do so once more after the call has ended; it logs what is raised.
-    assert {request.file for request in kept[0]} <= set(client_module.IDX_FILES)
+        hg.upload_dataset(tiny_folder, "tiny")
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(hg._stub, "UploadDatasetChunk", send)
+    dataset = hg.upload_dataset(tiny_folder, "tiny", progress=lambda done, total: told.append((done, total)))
+    assert (dataset.dataset, dataset.train_images) == ("tiny", 65)
+    total = sum(path.stat().st_size for path in tiny_folder.iterdir())
+    # Five chunks of 300 bytes or a file's last are there already.
+    assert 4 * 300 < told[0][0] <= 6 * 300
+    assert told[-1] == (total, total)
+    # What the server has is not sent again.
+    monkeypatch.setattr(hg._stub, "UploadDatasetChunk", breaking)
+    sent += [(0, 0)] * 5
+    assert hg.upload_dataset(tiny_folder, "tiny") == dataset
 
 
 def test_an_evaluation_has_a_square_of_counts(hg: handgrad.Client, tiny: str) -> None:

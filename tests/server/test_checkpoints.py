@@ -1,10 +1,9 @@
 """SaveParams and LoadParams: what is saved outlives the server, whole, or is told to be damaged."""
 
-import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ OTHERS: dict[str, Any] = ARRAYS | {"b_1": np.zeros((3, 1))}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tmp_path / "data/checkpoints"
+    return tmp_path / "data/objects"
 
 
 def test_a_checkpoint_outlives_the_server(tmp_path: Path, tiny_folder: Path) -> None:
@@ -75,8 +74,6 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "a cut file": lambda content: content[:-10],
     "an empty file": lambda _: b"",
     "noise": lambda content: os.urandom(len(content)),
-    "no hash": lambda content: content.replace(b"sha256", b"sha257"),
-    "another time": lambda content: content.replace(b"save_time", b"save_tide"),
 }
 
 
@@ -85,51 +82,73 @@ def test_a_damaged_checkpoint_is_told(hg: handgrad.Client, folder: Path, damage:
     hg.upload_params(ARRAYS, "mine")
     hg.save_params("mine", "one")
     (file,) = folder.iterdir()
-    file.write_bytes(DAMAGES[damage](file.read_bytes()))
-    with pytest.raises(handgrad.DamagedError, match="checkpoint one is damaged"):
+    whole = file.read_bytes()
+    file.write_bytes(DAMAGES[damage](whole))
+    with pytest.raises(handgrad.DamagedError, match=f"the file {file.name} in the server's data directory is damaged"):
         hg.load_params("one")
     with pytest.raises(handgrad.DamagedError):
-        hg.save_params("mine", "one")
-    hg.save_params("mine", "two")
-    assert hg.load_params("two").version == 1
+        hg.save_params("mine", "two")
+    # The same params, given again, mend it.
+    hg.upload_params(ARRAYS, "again")
+    assert file.read_bytes() == whole
+    assert hg.load_params("one").version == 1
 
 
-@pytest.mark.parametrize("function", ["fsync", "link"])
-def test_a_full_disk_is_told_and_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client, folder: Path, function: str
-) -> None:
-    def full(*_: object) -> NoReturn:
-        raise OSError(errno.ENOSPC, "no space left")
-
+def test_a_checkpoint_whose_file_is_gone_is_told(hg: handgrad.Client, folder: Path) -> None:
     hg.upload_params(ARRAYS, "mine")
-    with monkeypatch.context() as patch:
-        patch.setattr(os, function, full)
-        with pytest.raises(handgrad.ExhaustedError, match="checkpoint one was not saved: the server's disk is full"):
-            hg.save_params("mine", "one")
+    hg.save_params("mine", "one")
+    (file,) = folder.iterdir()
+    file.unlink()
+    with pytest.raises(handgrad.DamagedError, match=f"the file {file.name} is missing"):
+        hg.load_params("one")
+
+
+def test_the_same_params_are_kept_once(hg: handgrad.Client, folder: Path) -> None:
+    for name in ("mine", "yours"):
+        hg.upload_params(ARRAYS, name)
+        hg.save_params(name, name)
+    assert len(list(folder.iterdir())) == 1
+    hg.delete_model("mine")
+    hg.delete_model("yours")
+    hg.delete_checkpoint("mine")
+    assert len(list(folder.iterdir())) == 1
+    hg.delete_checkpoint("yours")
     assert list(folder.iterdir()) == []
-    hg.save_params("mine", "one")
-    assert [path.name for path in folder.iterdir()] == ["one.safetensors"]
+    with pytest.raises(handgrad.NotFoundError):
+        hg.delete_checkpoint("yours")
 
 
-def test_a_disk_that_fails_is_a_fault_of_the_server(monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client) -> None:
-    def broken(*_: object) -> NoReturn:
-        raise OSError(errno.EIO, "a secret of the disk")
-
-    hg.upload_params(ARRAYS, "mine")
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", broken)
-        with pytest.raises(handgrad.ServerError, match="INTERNAL") as raised:
-            hg.save_params("mine", "one")
-    assert "secret" not in str(raised.value)
-    hg.save_params("mine", "one")
-
-
-def test_what_a_crash_left_half_written_is_removed(tmp_path: Path, folder: Path) -> None:
+def test_what_a_crash_left_is_removed(tmp_path: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
-    (folder / ".partial-abc").write_bytes(b"half")
-    (folder / "notes.txt").write_text("not ours")
+    (folder / "partial-abc").write_bytes(b"half")
+    (folder / ("0" * 64)).write_bytes(b"whole, but nobody's")
     Server("127.0.0.1:0", tmp_path / "data").stop()
-    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    assert list(folder.iterdir()) == []
+
+
+def test_the_optimizers_state_is_saved_and_loaded_where_it_is_asked_for(hg: handgrad.Client, tiny: str) -> None:
+    settings: dict[str, Any] = {"dataset": tiny, "hidden": [4], "batch_size": 10, "momentum": 0.9, "epochs": 1}
+    job = hg.train(model="mine", **settings)
+    job.wait()
+    saved = hg.save_params("mine", "one")
+    assert saved.optimizer_state
+    goes_on = hg.train(model="mine", **settings).wait()
+    assert goes_on.continued_optimizer_state
+    assert hg.load_params("one", "with", with_optimizer_state=True).optimizer_state
+    assert not hg.load_params("one", "without").optimizer_state
+    ends = {name: hg.train(model=name, **settings).wait() for name in ("with", "without")}
+    hg.load_params("one", "fresh", with_optimizer_state=True)
+    ends["fresh"] = hg.train(model="fresh", fresh_optimizer=True, **settings).wait()
+    assert ends["with"].params_sha256 == goes_on.params_sha256
+    assert ends["without"].params_sha256 == ends["fresh"].params_sha256 != goes_on.params_sha256
+    assert [ends[name].continued_optimizer_state for name in ("with", "without", "fresh")] == [True, False, False]
+
+
+def test_a_checkpoint_without_optimizer_state_is_not_loaded_with_it(hg: handgrad.Client) -> None:
+    hg.upload_params(ARRAYS, "mine")
+    assert not hg.save_params("mine", "one").optimizer_state
+    with pytest.raises(handgrad.PreconditionError, match="checkpoint one has no optimizer state"):
+        hg.load_params("one", with_optimizer_state=True)
 
 
 def test_a_data_directory_has_one_server(server: Server, tmp_path: Path) -> None:
@@ -164,6 +183,11 @@ def test_every_name_is_checked(hg: handgrad.Client, tiny_folder: Path, name: str
         ("model", lambda: hg.upload_params(ARRAYS, name)),
         ("dataset", lambda: hg.upload_dataset(tiny_folder, name)),
         ("model", lambda: hg.evaluate(name)),
+        ("model", lambda: hg.delete_model(name)),
+        ("checkpoint", lambda: hg.delete_checkpoint(name)),
+        ("dataset", lambda: hg.delete_dataset(name)),
+        ("job", lambda: hg.get_job(name)),
+        ("client", lambda: hg.train(client=name)),
     ]
     for field, call in calls:
         with pytest.raises(handgrad.InvalidArgumentError) as raised:

@@ -1,7 +1,6 @@
-"""Evaluate, and UploadDataset."""
+"""Evaluate, and the data sets that it takes."""
 
 import gzip
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ import pytest
 import handgrad
 from handgrad.core.datasets import IDX_FILES
 from handgrad.server import datasets, service
-from handgrad.v1 import dataset_pb2
-from handgrad.v1 import training_service_pb2 as pb
+from handgrad.v1 import params_pb2
 
 W, B = np.random.default_rng(1).normal(size=(3, 12)), np.random.default_rng(2).normal(size=(3, 1))
 
@@ -100,7 +98,8 @@ def test_a_fault_in_a_call_is_answered_without_its_secrets(
 
 def test_a_data_set_is_described_and_named_by_its_content(hg: handgrad.Client, tiny_folder: Path) -> None:
     named = hg.upload_dataset(tiny_folder, "tiny")
-    assert named == dataset_pb2.Dataset(dataset="tiny", train_images=65, test_images=20, rows=3, columns=4, classes=3)
+    assert (named.dataset, named.train_images, named.test_images, named.classes) == ("tiny", 65, 20, 3)
+    assert (list(named.image_shape), named.data_type, named.size_bytes) == ([3, 4], params_pb2.DATA_TYPE_UINT8, 1105)
     assert hg.upload_dataset(tiny_folder, "tiny") == named
     unnamed = hg.upload_dataset(tiny_folder).dataset
     assert unnamed == hg.upload_dataset(tiny_folder).dataset
@@ -137,35 +136,6 @@ def test_a_wrong_file_is_named(hg: handgrad.Client, tiny_folder: Path) -> None:
     with pytest.raises(handgrad.InvalidArgumentError, match="missing") as raised:
         hg.upload_dataset(tiny_folder)
     assert raised.value.field == IDX_FILES[2]
-
-
-def upload(hg: handgrad.Client, *pieces: tuple[str, bytes]) -> None:
-    def requests() -> Iterator[pb.UploadDatasetRequest]:
-        for file, chunk in pieces:
-            yield pb.UploadDatasetRequest(file=file, chunk=chunk)
-
-    with hg._errors():
-        hg._stub.UploadDataset(requests())
-
-
-def test_an_unknown_file_is_refused_with_those_there_are(hg: handgrad.Client) -> None:
-    with pytest.raises(handgrad.InvalidArgumentError, match="one of train-images-idx3-ubyte") as raised:
-        upload(hg, ("../../etc/passwd", b"x"))
-    assert raised.value.field == "file"
-    with pytest.raises(handgrad.InvalidArgumentError, match="missing"):
-        upload(hg)
-
-
-def test_too_much_data_is_refused(monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client, tiny_folder: Path) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(service, "MAX_UPLOAD_BYTES", 100)
-        with pytest.raises(handgrad.ExhaustedError, match="larger than 100 bytes together"):
-            hg.upload_dataset(tiny_folder)
-    with monkeypatch.context() as patch:
-        patch.setattr(datasets, "MAX_HELD_BYTES", 100)
-        with pytest.raises(handgrad.ExhaustedError, match="at most 100 are kept"):
-            hg.upload_dataset(tiny_folder)
-    hg.upload_dataset(tiny_folder)
 
 
 def test_the_device_keeps_the_splits_used_last(

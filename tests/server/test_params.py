@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,17 +53,92 @@ def test_a_model_without_a_name_gets_one(hg: handgrad.Client) -> None:
     assert len(names) == 3
 
 
-def test_versions_are_kept_and_then_forgotten(monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client) -> None:
-    monkeypatch.setattr(models, "VERSIONS_KEPT", 3)
-    hashes = [hg.upload_params(arrays(seed=seed), "mine").params_sha256 for seed in range(5)]
-    assert [hg.get_params("mine", number).version.params_sha256 for number in (3, 4, 5, 0)] == [*hashes[2:], hashes[4]]
-    for number in (1, 2, 6):
-        with pytest.raises(handgrad.NotFoundError, match=f"no version {number}; versions 3 to 5 are kept"):
-            hg.get_params("mine", number)
-    monkeypatch.setattr(models, "BYTES_KEPT", 300)
-    hg.upload_params(arrays(seed=9), "mine")
-    with pytest.raises(handgrad.NotFoundError, match="versions 6 to 6 are kept"):
-        hg.get_params("mine", 5)
+def test_versions_are_kept_and_then_forgotten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    server = Server("127.0.0.1:0", tmp_path / "data", keep_versions=3, keep_every=4)
+    with handgrad.connect(server.address) as hg:
+        hashes = [hg.upload_params(arrays(seed=seed), "mine").params_sha256 for seed in range(8)]
+        for number in (4, 6, 7, 8):
+            assert hg.get_params("mine", number).version.params_sha256 == hashes[number - 1]
+        assert hg.get_params("mine").version.version == 8
+        for number in (1, 5, 9):
+            with pytest.raises(handgrad.NotFoundError, match=f"no version {number}; versions 4, 6, 7, 8 are kept"):
+                hg.get_params("mine", number)
+        assert [list(model.versions) for model in hg.list_models()] == [[4, 6, 7, 8]]
+        assert len(list((tmp_path / "data/objects").iterdir())) == 4
+        monkeypatch.setattr(models, "BYTES_KEPT", 300)
+        hg.upload_params(arrays(seed=9), "mine")
+        with pytest.raises(handgrad.NotFoundError, match="versions 4, 8, 9 are kept"):
+            hg.get_params("mine", 7)
+    server.stop()
+
+
+def test_a_deleted_model_goes_on_with_its_numbers(hg: handgrad.Client) -> None:
+    hg.upload_params(arrays(), "mine")
+    hg.upload_params(arrays(seed=1), "mine")
+    hg.save_params("mine", "one")
+    hg.delete_model("mine")
+    with pytest.raises(handgrad.NotFoundError, match="there is no model 'mine'"):
+        hg.get_params("mine")
+    with pytest.raises(handgrad.NotFoundError):
+        hg.delete_model("mine")
+    assert list(hg.list_models()) == []
+    # Of another network, too.
+    assert hg.upload_params(arrays((12, 3)), "mine").version == 3
+    assert hg.load_params("one", "again").version == 1
+
+
+def test_what_is_known_already_is_not_sent(hg: handgrad.Client) -> None:
+    hg.upload_params(arrays(), "mine")
+    reply = hg._stub.GetParams(pb.GetParamsRequest(model="mine", if_newer_than=1))
+    assert reply == pb.GetParamsResponse(unchanged=True)
+    assert reply.ByteSize() == 2
+    assert hg.get_newer_params("mine", 1) is None
+    assert hg.get_newer_params("mine", 7) is None
+    hg.upload_params(arrays(seed=1), "mine")
+    newer = hg.get_newer_params("mine", 1)
+    assert newer is not None
+    assert newer.version.version == 2
+    for request in (pb.GetParamsRequest(if_newer_than=-1), pb.GetParamsRequest(if_newer_than=1, version=1)):
+        request.model = "mine"
+        with pytest.raises(handgrad.InvalidArgumentError) as raised, hg._errors():
+            hg._stub.GetParams(request)
+        assert raised.value.field == "if_newer_than"
+
+
+def test_versions_are_watched_as_they_come(hg: handgrad.Client) -> None:
+    hg.upload_params(arrays(), "mine")
+    watched = hg.watch_params("mine")
+    assert next(watched).version.version == 1
+    for seed in range(2, 5):
+        hg.upload_params(arrays(seed=seed), "mine")
+        found = next(watched)
+        assert found.version.version == seed
+        np.testing.assert_array_equal(found.arrays["W_1"], arrays(seed=seed)["W_1"].astype(np.float32))
+    # Whoever was away gets the newest, and not those in between.
+    watched.close()
+    for seed in range(3):
+        hg.upload_params(arrays(seed=seed), "mine")
+    again = hg.watch_params("mine", after_version=4)
+    assert next(again).version.version == 7
+    hg.delete_model("mine")
+    with pytest.raises(handgrad.NotFoundError):
+        next(again)
+    hg.upload_params(arrays(), "mine")
+    bare = hg._stub.WatchParams(pb.WatchParamsRequest(model="mine", metadata_only=True))
+    response = next(bare)
+    assert (response.params_version.version, len(response.tensors), response.inlined) == (8, 0, False)
+    bare.cancel()
+    with pytest.raises(handgrad.InvalidArgumentError) as raised:
+        next(hg.watch_params("mine", after_version=-1))
+    assert raised.value.field == "after_version"
+
+
+def test_large_params_are_watched_too(hg: handgrad.Client) -> None:
+    large = arrays((5250, 200))
+    hg.upload_params(large, "large")
+    watched = hg.watch_params("large")
+    np.testing.assert_array_equal(next(watched).arrays["W_1"], large["W_1"].astype(np.float32))
+    watched.close()
 
 
 def test_large_params_come_in_chunks_and_no_message_is_over_4_mb(hg: handgrad.Client) -> None:

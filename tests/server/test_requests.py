@@ -1,7 +1,7 @@
 """What only a client of another kind would send: enums of tomorrow, uploads in odd pieces, texts of any length."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -137,16 +137,3 @@ def test_a_long_text_is_not_sent_back_at_full_length(hg: handgrad.Client, text: 
     with pytest.raises(handgrad.InvalidArgumentError) as raised:
         LONG_TEXTS[text](hg)
     assert len(str(raised.value)) < 4000
-
-
-def test_a_data_sets_pieces_may_be_mixed(hg: handgrad.Client, tiny: str, tiny_folder: Any) -> None:
-    def requests() -> Iterator[pb.UploadDatasetRequest]:
-        contents = {path.name: path.read_bytes() for path in tiny_folder.iterdir()}
-        for at in range(0, max(map(len, contents.values())), 64):
-            for name, content in contents.items():
-                yield pb.UploadDatasetRequest(dataset="a/b" if at else "mixed", file=name, chunk=content[at : at + 64])
-
-    assert hg._stub.UploadDataset(requests()).dataset.dataset == "mixed"
-    settings: dict[str, Any] = {"hidden": [4], "batch_size": 10, "epochs": 1}
-    hashes = {hg.train(dataset=name, **settings).wait().params_sha256 for name in (tiny, "mixed")}
-    assert len(hashes) == 1

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 
 import handgrad
 from handgrad.core import training
-from handgrad.server import service, worker
+from handgrad.server import convert, service
 from handgrad.server.app import Server
+from handgrad.server.settings import Settings
 from handgrad.v1 import job_pb2, network_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
@@ -32,15 +34,16 @@ def test_the_stream_tells_everything_in_order(hg: handgrad.Client, tiny: str) ->
     request = pb.TrainRequest(
         dataset=tiny, network=network_pb2.Network(hidden=[4]), batch_size=10, epochs=3, learning_rate=0.1
     )
-    responses = list(hg._stub.Train(request))
+    responses = [response.event for response in hg._stub.Train(request)]
     kinds = [response.WhichOneof("event") for response in responses]
     assert kinds[0] == "accepted"
     assert kinds[-1] == "finished"
-    assert kinds.count("accepted") == kinds.count("finished") == 1
+    history = [kind for kind in kinds if kind != "progress"]
+    assert history == ["accepted", "started", "published", *["epoch", "published"] * 3, "finished"]
+    assert [response.sequence for response in responses if response.sequence] == list(range(1, len(history) + 1))
     assert [response.epoch.epoch for response in responses if response.HasField("epoch")] == [1, 2, 3]
     iterations = [response.progress.iteration for response in responses if response.HasField("progress")]
     assert iterations == sorted(set(iterations))
-    assert iterations[-1] == 21
 
     accepted, finished = responses[0].accepted, responses[-1].finished
     assert accepted.job == finished.job
@@ -154,19 +157,96 @@ def test_a_job_goes_on_when_its_caller_goes_away(server: Server, hg: handgrad.Cl
     assert len(hg.get_losses(name)) == 2100
 
 
-def test_a_full_queue_is_told(monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client, tiny: str) -> None:
-    monkeypatch.setattr(worker, "MAX_QUEUED_JOBS", 1)
-    running = hg.train(dataset=tiny, **LONG)
-    wait_until(lambda: hg.get_loss(running.name).job.state == job_pb2.JOB_STATE_RUNNING)
-    waiting = hg.train(dataset=tiny, **LONG)
-    with pytest.raises(handgrad.ExhaustedError, match="waiting already"):
-        hg.train(dataset=tiny, **LONG)
-    waiting.cancel()
-    running.cancel()
+def test_a_full_queue_is_told(tmp_path: Path, tiny_folder: Path) -> None:
+    server = Server("127.0.0.1:0", tmp_path / "data", max_queued_jobs=1)
+    with handgrad.connect(server.address) as hg:
+        hg.upload_dataset(tiny_folder, "tiny")
+        running = hg.train(dataset="tiny", **LONG)
+        wait_until(lambda: hg.get_job(running.name).state == job_pb2.JOB_STATE_RUNNING)
+        hg.train(dataset="tiny", **LONG)
+        with pytest.raises(handgrad.ExhaustedError, match="waiting already"):
+            hg.train(dataset="tiny", **LONG)
+    server.stop()
+
+
+def test_a_repeated_request_starts_one_job(hg: handgrad.Client, tiny: str) -> None:
+    first, second = (hg.train(dataset=tiny, epochs=2, request_id="the one", **SETTINGS) for _ in range(2))
+    assert first.name == second.name
+    assert first.wait() == second.wait()
+    # Also after its end; and another request with the same id is another's.
+    assert hg.train(dataset=tiny, epochs=2, request_id="the one", **SETTINGS).wait() == first.info
+    with pytest.raises(handgrad.AlreadyExistsError, match="'the one' was used for another request, job-1"):
+        hg.train(dataset=tiny, epochs=3, request_id="the one", **SETTINGS)
+    # An id is its client's alone.
+    other = hg.train(dataset=tiny, epochs=2, request_id="the one", client="other", **SETTINGS)
+    assert other.name != first.name
+    assert other.wait().client == "other"
+    assert len(list(hg.list_jobs())) == 2
+    with pytest.raises(handgrad.InvalidArgumentError, match="at most 128 bytes") as raised:
+        hg.train(dataset=tiny, request_id="x" * 129)
+    assert raised.value.field == "request_id"
+
+
+def test_a_job_is_watched_from_any_point_of_its_history(hg: handgrad.Client, tiny: str) -> None:
+    job = hg.train(dataset=tiny, epochs=3, **SETTINGS)
+    job.wait()
+    whole = [event for event in hg.watch_job(job.name) if event.sequence]
+    assert [event.sequence for event in whole] == list(range(1, 11))
+    for after in range(10):
+        assert list(hg.watch_job(job.name, after)) == whole[after:]
+    assert list(hg.watch_job(job.name, 10)) == []
+    for wrong in (-1, 11):
+        with pytest.raises(handgrad.InvalidArgumentError, match="from 0 to 10") as raised:
+            list(hg.watch_job(job.name, wrong))
+        assert raised.value.field == "after_sequence"
+    assert [type(event) for event in hg.job(job.name).events()] == [type(event) for event in job_events(whole)]
+
+
+def job_events(history: list[job_pb2.JobEvent]) -> list[object]:
+    return [getattr(event, kind) for event in history if (kind := event.WhichOneof("event")) in ("epoch", "published")]
+
+
+def test_jobs_are_listed_in_pages(monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client, tiny: str) -> None:
+    names = [
+        hg.train(dataset=tiny, epochs=1, model=f"model-{n % 2}", client=f"client-{n % 3}", **SETTINGS).wait().job
+        for n in range(6)
+    ]
+    last = hg.train(dataset=tiny, **LONG)
+    names.append(last.name)
+    monkeypatch.setattr(convert, "MAX_PAGE", 2)
+    assert [job.job for job in hg.list_jobs()] == names[::-1]
+    assert [job.job for job in hg.list_jobs(states=["queued", "running"])] == [last.name]
+    assert [job.job for job in hg.list_jobs(states=["succeeded"], model="model-1", client="client-2")] == [names[5]]
+    assert [job.job for job in hg.list_jobs(model="model-0")] == [names[4], names[2], names[0]]
+    first = hg._stub.ListJobs(pb.ListJobsRequest(page_size=1))
+    assert [job.job for job in first.jobs] == [last.name]
+    for request, field in (
+        (pb.ListJobsRequest(page_size=-1), "page_size"),
+        (pb.ListJobsRequest(page_token="x"), "page_token"),
+        (pb.ListJobsRequest(page_token="9" * 30), "page_token"),
+        (pb.ListJobsRequest(states=[0]), "states"),
+        (pb.ListJobsRequest(states=[99]), "states"),  # type: ignore[list-item]
+    ):
+        with pytest.raises(handgrad.InvalidArgumentError) as raised, hg._errors():
+            hg._stub.ListJobs(request)
+        assert raised.value.field == field
+    last.cancel()
+
+
+def test_a_job_may_end_with_the_call_that_asked_for_it(server: Server, hg: handgrad.Client, tiny: str) -> None:
+    with handgrad.connect(server.address) as other:
+        job = other.train(dataset=tiny, cancel_on_disconnect=True, **LONG)
+        next(job.events())
+    wait_until(lambda: hg.get_job(job.name).state == job_pb2.JOB_STATE_CANCELLED)
+    assert hg.get_job(job.name).error == "its caller went away"
+    # One that ended before its call did stays as it ended.
+    with handgrad.connect(server.address) as other:
+        done = other.train(dataset=tiny, cancel_on_disconnect=True, epochs=1, **SETTINGS).wait()
+    assert hg.get_job(done.job).state == job_pb2.JOB_STATE_SUCCEEDED
 
 
 def test_more_streams_than_there_are_threads_for_are_refused(hg: handgrad.Client, tiny: str) -> None:
-    jobs = [hg.train(dataset=tiny, **LONG) for _ in range(service.MAX_STREAMS)]
+    jobs = [hg.train(dataset=tiny, **LONG) for _ in range(Settings().max_streams)]
     with pytest.raises(handgrad.ExhaustedError, match="streams are open"):
         hg.train(dataset=tiny, **LONG)
     # Calls without a stream are still answered.
@@ -258,16 +338,3 @@ def test_a_fault_of_the_server_fails_the_job_and_not_the_server(
             hg.train(dataset=tiny, epochs=1, **SETTINGS).wait()
         assert "secret" not in raised.value.job.error
     hg.train(dataset=tiny, epochs=1, **SETTINGS).wait()
-
-
-def test_stopping_the_server_ends_every_job(tmp_path: Any, tiny_folder: Any) -> None:
-    server = Server("127.0.0.1:0", tmp_path / "data")
-    with handgrad.connect(server.address) as hg:
-        hg.upload_dataset(tiny_folder, "tiny")
-        jobs = [hg.train(dataset="tiny", **LONG) for _ in range(3)]
-        server.stop()
-        for job in jobs:
-            with pytest.raises(handgrad.JobCancelledError, match="the server is stopping"):
-                job.wait()
-        with pytest.raises(handgrad.UnavailableError):
-            hg.get_loss(jobs[0].name)

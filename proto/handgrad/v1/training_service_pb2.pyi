@@ -1003,7 +1003,7 @@ class StartDatasetUploadResponse(_message.Message):
     RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
     upload: _builtins.str
-    """Name of the upload, for the calls that follow."""
+    """Name of the upload, for the calls that follow. Empty where `dataset` is set."""
     @_builtins.property
     def received_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Bytes of each file that are there already, in the order of the request."""
