@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 HIDDEN, CLASSES, BATCH_SIZE, LEARNING_RATE = 100, 10, 100, np.float32(0.01)
 
 
-def train(images: NDArray[np.uint8], labels: NDArray[np.uint8], epochs: int, seed: int) -> Iterator[float]:
+def train(
+    images: NDArray[np.uint8] | NDArray[np.float32], labels: NDArray[np.uint8], epochs: int, seed: int
+) -> Iterator[float]:
     """Trains 784-100-10 with sigmoid and softmax cross-entropy on raw pixels; yields each epoch's mean loss."""
     generator = np.random.default_rng(seed)
     inputs = images.shape[1]

@@ -5,7 +5,7 @@ import io
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -317,7 +317,7 @@ class Client:
         response = self._call(self._stub.GetParams, request)
         return None if response.unchanged else self._params(response)
 
-    def watch_params(self, model: str, after_version: int = 0) -> Iterator[Params]:
+    def watch_params(self, model: str, after_version: int = 0) -> Generator[Params, None, None]:
         """Gives the versions of a model as they are published, beginning with the newest, for as long as it is asked.
 
         Whoever takes its time gets the newest version there is, and not those in between.

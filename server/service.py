@@ -380,6 +380,9 @@ class TrainingService(TrainingServiceServicer):
             events = jobs.events(job, after)
             if events:
                 job = jobs.get(job.name)
+            elif job.state.ended:
+                # Whoever asks after the last event has seen everything.
+                return
             for event in events:
                 yield convert.event_to_proto(job, event)
                 after = event.sequence

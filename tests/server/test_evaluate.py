@@ -11,6 +11,7 @@ import handgrad
 from handgrad.core.datasets import IDX_FILES
 from handgrad.server import datasets, service
 from handgrad.v1 import params_pb2
+from handgrad.v1 import training_service_pb2 as pb
 
 W, B = np.random.default_rng(1).normal(size=(3, 12)), np.random.default_rng(2).normal(size=(3, 1))
 

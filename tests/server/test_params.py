@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import handgrad
-from handgrad.server import models, service
+from handgrad.server import models, service, uploads
 from handgrad.server.app import Server
 from handgrad.v1 import network_pb2, params_pb2
 from handgrad.v1 import training_service_pb2 as pb
@@ -148,7 +148,7 @@ def test_large_params_come_in_chunks_and_no_message_is_over_4_mb(hg: handgrad.Cl
     assert not reply.inlined
     assert {tensor.data for tensor in reply.tensors} == {b""}
     chunks = [response.chunk for response in hg._stub.StreamParams(pb.StreamParamsRequest(model="large"))]
-    assert max(map(len, chunks)) == service.CHUNK_BYTES
+    assert max(map(len, chunks)) == uploads.CHUNK_BYTES
     assert sum(map(len, chunks)) == reply.params_version.size_bytes
     # This verifies the hash.
     np.testing.assert_array_equal(hg.get_params("large").arrays["W_1"], arrays((5250, 200))["W_1"].astype(np.float32))

@@ -1,4 +1,4 @@
-"""A job goes on after its server stopped, from its snapshot, bit for bit; and a snapshot that lacks anything would show."""
+"""A job goes on after its server stopped, bit for bit; and a snapshot that lacks anything would show."""
 
 import sqlite3
 import time
@@ -66,7 +66,7 @@ def test_a_job_goes_on_after_a_stop_bit_for_bit(tmp_path: Path, undisturbed: str
 
 def set_columns(data_dir: Path, assignments: str) -> None:
     with closing(sqlite3.connect(data_dir / "handgrad.sqlite3")) as database, database:
-        database.execute(f"UPDATE jobs SET {assignments}")
+        database.execute(f"UPDATE jobs SET {assignments}")  # noqa: S608 - the tests' own
 
 
 def without_optimizer_state(data_dir: Path) -> None:

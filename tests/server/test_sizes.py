@@ -6,8 +6,9 @@ import pytest
 import handgrad
 from handgrad.core.config import MAX_EPOCHS, TrainConfig
 from handgrad.core.network import MAX_OUTPUTS, fully_connected
+from handgrad.server import jobs as jobs_module
 from handgrad.server.app import Server
-from handgrad.server.jobs import Epoch, JobRequest
+from handgrad.server.jobs import Caller, Epoch, JobRequest, JobState
 from handgrad.v1 import network_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
@@ -15,11 +16,17 @@ from handgrad.v1 import training_service_pb2 as pb
 def test_the_losses_of_the_longest_job_fit(server: Server, hg: handgrad.Client) -> None:
     # As it stands after MAX_EPOCHS epochs of 10 iterations; training it would take minutes.
     config = TrainConfig(batch_size=10, epochs=MAX_EPOCHS, learning_rate=0.1, pixels="raw")
-    job = server._worker._jobs.add(JobRequest("mine", "tiny", fully_connected(12, (), 3), config, 100))
     losses = np.linspace(2, 1, 10 * MAX_EPOCHS, dtype=np.float32)
-    job.update(losses=losses)
-    for number in range(1, MAX_EPOCHS + 1):
-        job.update(epoch=Epoch(number, 1.5, 0.01))
+    jobs = server._worker._jobs
+    with jobs._database.transaction() as writer:
+        number = jobs_module._insert(
+            writer, JobRequest("mine", "tiny", fully_connected(12, (), 3), config, 100), "mine", Caller("somebody")
+        )
+        job = jobs_module._job_of(writer.execute("SELECT * FROM jobs WHERE number = ?", (number,)).fetchone())
+        jobs_module.advance(writer, job, len(losses), losses)
+        for epoch in range(1, MAX_EPOCHS + 1):
+            jobs_module.epoch_ended(writer, job, Epoch(epoch, 1.5, 0.01))
+        jobs_module.end(writer, job, JobState.SUCCEEDED, "")
     reply = hg.get_loss(job.name)
     assert len(reply.epochs) == MAX_EPOCHS
     assert len(reply.losses) > 0

@@ -218,14 +218,15 @@ def test_jobs_are_listed_in_pages(monkeypatch: pytest.MonkeyPatch, hg: handgrad.
     assert [job.job for job in hg.list_jobs(states=["queued", "running"])] == [last.name]
     assert [job.job for job in hg.list_jobs(states=["succeeded"], model="model-1", client="client-2")] == [names[5]]
     assert [job.job for job in hg.list_jobs(model="model-0")] == [names[4], names[2], names[0]]
+    unknown: dict[str, Any] = {"states": [99]}
     first = hg._stub.ListJobs(pb.ListJobsRequest(page_size=1))
     assert [job.job for job in first.jobs] == [last.name]
     for request, field in (
         (pb.ListJobsRequest(page_size=-1), "page_size"),
-        (pb.ListJobsRequest(page_token="x"), "page_token"),
+        (pb.ListJobsRequest(page_token="x"), "page_token"),  # noqa: S106 - of a page
         (pb.ListJobsRequest(page_token="9" * 30), "page_token"),
-        (pb.ListJobsRequest(states=[0]), "states"),
-        (pb.ListJobsRequest(states=[99]), "states"),  # type: ignore[list-item]
+        (pb.ListJobsRequest(states=[job_pb2.JOB_STATE_UNSPECIFIED]), "states"),
+        (pb.ListJobsRequest(**unknown), "states"),
     ):
         with pytest.raises(handgrad.InvalidArgumentError) as raised, hg._errors():
             hg._stub.ListJobs(request)
