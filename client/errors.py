@@ -102,6 +102,8 @@ ERRORS: Final[dict[grpc.StatusCode, type[HandgradError]]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: ExhaustedError,
     grpc.StatusCode.DATA_LOSS: DamagedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    # Of a call that reached a server while it stopped.
+    grpc.StatusCode.CANCELLED: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
 }
 """The exception for each status code; any other is a ServerError. The server's table is its mirror."""

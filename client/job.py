@@ -57,6 +57,7 @@ class Job:
         self._client = client
         self._stream = stream
         self._sequence = 1 if stream is not None else 0
+        self._ended = False
 
     @property
     def name(self) -> str:
@@ -79,7 +80,7 @@ class Job:
         """
         lost: float | None = None
         pause = SECONDS_BETWEEN_TRIES
-        while not self.info.HasField("end_time"):
+        while not self._ended:
             try:
                 for event in self._follow():
                     lost, pause = None, SECONDS_BETWEEN_TRIES
@@ -131,4 +132,4 @@ class Job:
             elif event.HasField("started"):
                 self.info = event.started
             elif event.HasField("finished"):
-                self.info = event.finished
+                self.info, self._ended = event.finished, True

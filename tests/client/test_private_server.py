@@ -46,7 +46,7 @@ def test_it_lives_as_long_as_its_client(tiny_folder: Path) -> None:
         job = hg.train(dataset=dataset, epochs=2, **SETTINGS)
         assert job.wait().version == 3
         hg.save_params(job.model, "kept")
-        assert (folder / "checkpoints/kept.safetensors").exists()
+        assert (folder / "handgrad.sqlite3").exists()
         # One that trains is told to stop, too.
         hg.train(dataset=dataset, epochs=100_000, **SETTINGS)
     assert server._process.returncode == 0

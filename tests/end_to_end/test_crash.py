@@ -34,16 +34,14 @@ def submit(server: Killable, number: int) -> Watcher:
     """Starts a job, twice: the id makes it safe, for the answer to the first try may be what a kill took."""
     asked = pb.TrainRequest(model=f"model-{number}", request_id=f"request-{number}")
     asked.MergeFrom(REQUEST)
-    for _ in range(2):
-        assert server.stub is not None
-        accepted = next(iter(server.stub.Train(asked, timeout=60))).event.accepted
-        assert accepted.job == f"job-{number}"
-    return Watcher(server, accepted.job)
+    assert server.stub is not None
+    names = {next(iter(server.stub.Train(asked, timeout=60))).event.accepted.job for _ in range(2)}
+    assert names == {f"job-{number}"}
+    return Watcher(server, f"job-{number}")
 
 
 def test_a_server_that_is_killed_loses_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    kills: int = request.config.getoption("--crashes")
-    seed: int = request.config.getoption("--crash-seed")
+    kills, seed = (int(str(request.config.getoption(name))) for name in ("--crashes", "--crash-seed"))
     moments = np.random.default_rng(seed).uniform(0, LONGEST_LIFE_SECONDS, kills)
     history, all_losses = undisturbed_run(tmp_path / "undisturbed")
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import handgrad
+from handgrad.client.cli.main import COMMANDS
 from handgrad.server.app import Server
 from handgrad.v1 import job_pb2
 
@@ -356,13 +357,13 @@ def test_serve_is_the_server_and_says_what_is_wrong(
         serving.send_signal(signal.SIGINT)
         serving.communicate(timeout=60)
     assert serving.returncode == 0
-    assert (tmp_path / "served/checkpoints/one.safetensors").exists()
+    assert (tmp_path / "served/handgrad.sqlite3").exists()
 
 
 def test_help_and_version(run: Run) -> None:
     assert run("--version").stdout == f"handgrad {handgrad.__version__}\n"
     text = run("--help").stdout
-    for command in ("train", "loss", "params", "save", "load", "evaluate", "serve"):
+    for command in [each.name for each in COMMANDS]:
         assert re.search(rf"^  {command} ", text, re.MULTILINE)
         assert run(command, "--help").returncode == 0
 
