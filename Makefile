@@ -7,16 +7,17 @@ RUN := runs/report
 # Without warnings: that of setuptools on editable installations is nothing a user could act on.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help train test check protos bench wheel clean
+.PHONY: help train test crash-test check protos bench wheel clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make train   train the report's network on MNIST: bars, a plot, a parameter file"
-	@echo "make test    run the tests, the built wheel's included"
-	@echo "make check   ruff, mypy, pyright, buf, and whether the generated stubs match the contract"
-	@echo "make protos  generate the stubs from proto/"
-	@echo "make bench   measure speed, side by side with numpy; writes benchmarks/results/"
-	@echo "make clean   remove what these targets made, runs/ excepted"
+	@echo "make train       train the report's network on MNIST: bars, a plot, a parameter file"
+	@echo "make test        run the tests, the built wheel's included"
+	@echo "make crash-test  kill a server 100 times at random moments, and see that it loses nothing (3 minutes)"
+	@echo "make check       ruff, mypy, pyright, buf, and whether the generated stubs match the contract"
+	@echo "make protos      generate the stubs from proto/"
+	@echo "make bench       measure speed, side by side with numpy; writes benchmarks/results/"
+	@echo "make clean       remove what these targets made, runs/ excepted"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +30,9 @@ train: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+crash-test: $(INSTALLED)
+	$(BIN)/python -m pytest tests/end_to_end/test_crash.py --crashes 100 --capture=no
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

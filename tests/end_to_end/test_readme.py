@@ -1,5 +1,6 @@
 """The README's commands and its Python, run as they stand there."""
 
+import json
 import re
 import socket
 import textwrap
@@ -64,9 +65,13 @@ def test_the_tour_with_a_server_and_the_sdk(shell: Any, tmp_path: Path, address:
     assert (tmp_path / "loss.png").exists()
     assert (tmp_path / "newest.npz").exists()
     assert (tmp_path / "digits.npz").exists()
-    assert sorted(path.name for path in (tmp_path / "handgrad-data/checkpoints").iterdir()) == [
-        "after-ten-epochs.safetensors",
-        "my-checkpoint.safetensors",
+    listed = shell(
+        "handgrad serve --address 127.0.0.1:0 > port & sleep 4; S=$(cut -d' ' -f3 port); "
+        "handgrad checkpoints --server $S --json; kill %1; wait"
+    )
+    assert [json.loads(line)["checkpoint"] for line in listed.stdout.splitlines()] == [
+        "after-ten-epochs",
+        "my-checkpoint",
     ]
     assert "(100, 784)" in done.stdout
 
