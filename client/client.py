@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2
 from numpy.typing import NDArray
 
 from handgrad.client import errors
+from handgrad.client.channel import Security, open_channel
 from handgrad.client.job import SECONDS_BETWEEN_TRIES, Job
 from handgrad.client.params import Params, arrays_from_proto, verify, write_npz
 from handgrad.client.private_server import PrivateServer
@@ -93,17 +94,31 @@ class Prediction:
     probabilities: NDArray[np.float32]
 
 
-def connect(address: str | None = None) -> "Client":
+def connect(
+    address: str | None = None,
+    *,
+    token: str | None = None,
+    ca: str | os.PathLike[str] | None = None,
+    certificate: str | os.PathLike[str] | None = None,
+    key: str | os.PathLike[str] | None = None,
+) -> "Client":
     """Connects to a server, or starts a private one.
 
     Args:
         address: "HOST:PORT" of a server that runs. None: a private server is started on a loopback port, and stopped
             when the client is closed; that needs `handgrad[server]`.
+        token: The token that the server asks for; None for that in $HANDGRAD_TOKEN.
+        ca: PEM file of the authority that signed the server's certificate: the connection uses TLS. None for that in
+            $HANDGRAD_CA.
+        certificate: PEM file of one's own certificate, where the server asks for one.
+        key: PEM file of its key.
 
     Raises:
         UnavailableError: No server answers there, or none could be started.
+        InvalidArgumentError: A token would go to another machine without TLS, or a certificate comes without its key.
+        OSError: A file cannot be read.
     """
-    return Client(address)
+    return Client(address, token=token, ca=ca, certificate=certificate, key=key)
 
 
 @final
@@ -114,16 +129,21 @@ class Client:
     they come.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        token: str | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        certificate: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
+    ) -> None:
         """Connects; see `connect`."""
         self._server = PrivateServer() if address is None else None
         # A private server that went away has taken its jobs with it.
         self.reconnect_seconds = 0.0 if self._server else RECONNECT_SECONDS
         self.address = self._server.address if self._server else str(address)
-        # No proxy of the environment's leads to this machine itself.
-        local = self.address.rpartition(":")[0].strip("[]") in ("localhost", "::1") or self.address.startswith("127.")
-        options = [("grpc.enable_http_proxy", 0)] if local else []
-        self._channel = grpc.insecure_channel(self.address, options)
+        self._channel, self._metadata = open_channel(self.address, Security(token, ca, certificate, key))
         self._stub = TrainingServiceStub(self._channel)
         self._health = self._channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -221,7 +241,7 @@ class Client:
         )
         deadline = time.monotonic() + self.reconnect_seconds
         while True:
-            stream = self._events(lambda: self._stub.Train(request))
+            stream = self._events(lambda: self._stub.Train(request, metadata=self._metadata))
             try:
                 return Job(self, next(stream).accepted, stream)
             except errors.UnavailableError:
@@ -264,7 +284,7 @@ class Client:
             UnavailableError: The server went away.
         """
         request = _message(pb.WatchJobRequest, job=job, after_sequence=after_sequence)
-        return self._events(lambda: self._stub.WatchJob(request))
+        return self._events(lambda: self._stub.WatchJob(request, metadata=self._metadata))
 
     def cancel_job(self, job: str) -> job_pb2.Job:
         """Asks a job to stop at its next pause."""
@@ -328,7 +348,7 @@ class Client:
         """
         request = _message(pb.WatchParamsRequest, model=model, after_version=after_version)
         with self._errors():
-            responses = self._stub.WatchParams(request)
+            responses = self._stub.WatchParams(request, metadata=self._metadata)
         try:
             while True:
                 with self._errors():
@@ -557,7 +577,7 @@ class Client:
         else:
             with self._errors():
                 request = pb.StreamParamsRequest(model=found.model, version=found.version)
-                data = b"".join(piece.chunk for piece in self._stub.StreamParams(request))
+                data = b"".join(piece.chunk for piece in self._stub.StreamParams(request, metadata=self._metadata))
         verify(found, data)
         return Params(found, arrays_from_proto(response.tensors, data))
 
@@ -570,7 +590,7 @@ class Client:
 
     def _call(self, method: Callable[..., T], request: Message | Iterator[Message]) -> T:
         with self._errors():
-            return method(request, timeout=CALL_SECONDS)
+            return method(request, timeout=CALL_SECONDS, metadata=self._metadata)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

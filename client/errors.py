@@ -9,6 +9,8 @@ HandgradError
 ├── PreconditionError        not possible as things stand
 ├── ExhaustedError           a bound of the server is reached
 ├── DamagedError             what was saved or sent is not what arrived
+├── UnauthenticatedError     the server asks for a token, and was given none that it allows
+├── PermissionDeniedError    the token is read-only, and the call is not
 ├── UnavailableError         no server answers
 ├── DeadlineError            the server did not answer in time
 ├── ServerError              the server has a fault
@@ -62,6 +64,14 @@ class DamagedError(HandgradError):
     """What was saved or sent is not what arrived."""
 
 
+class UnauthenticatedError(HandgradError):
+    """The server asks for a token, and was given none that it allows."""
+
+
+class PermissionDeniedError(HandgradError):
+    """The token is read-only, and the call is not."""
+
+
 class UnavailableError(HandgradError):
     """No server answers, or it is stopping."""
 
@@ -101,6 +111,8 @@ ERRORS: Final[dict[grpc.StatusCode, type[HandgradError]]] = {
     grpc.StatusCode.FAILED_PRECONDITION: PreconditionError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ExhaustedError,
     grpc.StatusCode.DATA_LOSS: DamagedError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     # Of a call that reached a server while it stopped.
     grpc.StatusCode.CANCELLED: UnavailableError,

@@ -20,8 +20,10 @@ from handgrad.client.errors import (
     JobError,
     JobFailedError,
     NotFoundError,
+    PermissionDeniedError,
     PreconditionError,
     ServerError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from handgrad.client.job import Job
@@ -44,9 +46,11 @@ __all__ = [
     "JobFailedError",
     "NotFoundError",
     "Params",
+    "PermissionDeniedError",
     "PreconditionError",
     "Prediction",
     "ServerError",
+    "UnauthenticatedError",
     "UnavailableError",
     "__version__",
     "connect",

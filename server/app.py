@@ -17,14 +17,17 @@ from grpc_health.v1.health import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from handgrad.core.errors import InvalidInputError
+from handgrad.server.auth import read_tokens
 from handgrad.server.checkpoints import Checkpoints
 from handgrad.server.datasets import Datasets
-from handgrad.server.errors import ErrorInterceptor
+from handgrad.server.interceptors import CallInterceptor
 from handgrad.server.jobs import Jobs
+from handgrad.server.metrics import Metrics
 from handgrad.server.models import Models
 from handgrad.server.service import State, TrainingService
 from handgrad.server.settings import Settings, split_address
 from handgrad.server.storage import Storage
+from handgrad.server.tls import server_credentials
 from handgrad.server.uploads import Uploads
 from handgrad.server.worker import Worker
 from handgrad.v1 import training_service_pb2
@@ -60,18 +63,26 @@ class Server:
         chosen = Settings(address, data_dir, **settings)
         chosen.check()
         host, port = split_address(address, "address")
+        tokens = read_tokens(chosen.tokens) if chosen.tokens else None
+        credentials = None
+        if chosen.tls_certificate and chosen.tls_key:
+            credentials = server_credentials(chosen.tls_certificate, chosen.tls_key, chosen.tls_client_ca)
         _check_free(host, port, address)
+        metrics = Metrics()
         self._lock = _lock(data_dir)
         try:
             self._storage = Storage(data_dir, chosen.max_disk_bytes)
-            state = _open(self._storage, chosen)
+            state = _open(self._storage, chosen, metrics)
+            self._stop_metrics = metrics.serve(chosen.metrics_address) if chosen.metrics_address else None
         except BaseException:
+            if hasattr(self, "_storage"):
+                self._storage.close()
             os.close(self._lock)
             raise
         self._worker = state.worker
         self._server = grpc.server(
             ThreadPoolExecutor(chosen.max_streams + SPARE_THREADS, thread_name_prefix="rpc"),
-            interceptors=[ErrorInterceptor()],
+            interceptors=[CallInterceptor(tokens, metrics)],
             # Without this, a second server on the same port would silently take a part of the calls.
             options=[("grpc.so_reuseport", 0)],
             maximum_concurrent_rpcs=MAX_CALLS,
@@ -82,7 +93,10 @@ class Server:
         reflection.enable_server_reflection(
             (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), self._server
         )
-        port = self._server.add_insecure_port(address)
+        if credentials:
+            port = self._server.add_secure_port(address, credentials)
+        else:
+            port = self._server.add_insecure_port(address)
         self.address = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
         self._worker.start()
         self._server.start()
@@ -98,17 +112,31 @@ class Server:
         stopped = self._server.stop(GRACE_SECONDS)
         self._worker.stop()
         stopped.wait()
+        if self._stop_metrics:
+            self._stop_metrics()
         self._storage.close()
         os.close(self._lock)
         log.info("stopped")
 
 
-def _open(storage: Storage, settings: Settings) -> State:
+def _open(storage: Storage, settings: Settings, metrics: Metrics) -> State:
     """Puts together what the service serves."""
-    models = Models(storage, keep_versions=settings.keep_versions, keep_every=settings.keep_every)
+    models = Models(
+        storage, keep_versions=settings.keep_versions, keep_every=settings.keep_every, published=metrics.published
+    )
     jobs = Jobs(storage, models, max_queued=settings.max_queued_jobs)
     datasets = Datasets(storage)
-    worker = Worker(storage, jobs, models, datasets, snapshot_seconds=settings.snapshot_seconds)
+    metrics.count_jobs(jobs.counts)
+    worker = Worker(
+        storage,
+        jobs,
+        models,
+        datasets,
+        snapshot_seconds=settings.snapshot_seconds,
+        storage_failed=metrics.storage_failed,
+        trained=metrics.trained,
+        idle=metrics.idle,
+    )
     uploads = Uploads(storage, datasets, max_bytes=settings.max_dataset_bytes)
     checkpoints = Checkpoints(storage)
     return State(jobs, models, datasets, uploads, checkpoints, storage.objects, worker, settings.max_streams)

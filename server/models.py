@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -136,17 +136,26 @@ class Models:
     What is in memory is what was committed: a version is seen by nobody before it is on disk.
     """
 
-    def __init__(self, storage: Storage, *, keep_versions: int, keep_every: int) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        keep_versions: int,
+        keep_every: int,
+        published: Callable[[], None] = lambda: None,
+    ) -> None:
         """Reads what is known of every version.
 
         Args:
             storage: Where they are kept.
             keep_versions: Newest versions of a model that are kept.
             keep_every: Besides these, versions whose number is a multiple of it are kept; 0 for none.
+            published: Called after each new version.
         """
         self._storage = storage
         self._keep_versions = keep_versions
         self._keep_every = keep_every
+        self._published = published
         self.changed = threading.Condition()
         """Guards what follows, and is notified of each new version."""
         self._models: dict[str, Model] = {}
@@ -264,6 +273,7 @@ class Models:
             for version, data in published:
                 model = self._models[version.model]
                 model.newest = version.number
+                self._published()
                 model.versions[version.number] = version
                 self._remember(version.params, data)
                 rows = self._storage.database.read("SELECT number FROM versions WHERE model = ?", model.name)

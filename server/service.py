@@ -15,7 +15,7 @@ from handgrad.core.errors import InvalidInputError
 from handgrad.core.evaluation import evaluate, predict
 from handgrad.core.network import Network
 from handgrad.core.parameter_files import MAX_FILE_BYTES, check_named_arrays, from_named_arrays, read
-from handgrad.server import convert
+from handgrad.server import auth, convert
 from handgrad.server.checkpoints import Checkpoints
 from handgrad.server.datasets import Datasets
 from handgrad.server.disk import Objects
@@ -412,7 +412,12 @@ def _caller(request: pb.TrainRequest, context: grpc.ServicerContext) -> Caller:
         raise InvalidInputError("request_id", f"at most {MAX_REQUEST_ID_BYTES} bytes")
     client = request.client and check_name(request.client, "client")
     fingerprint = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
-    return Caller(client or address(context.peer()), request.request_id, fingerprint, request.cancel_on_disconnect)
+    return Caller(
+        auth.caller.get() or client or address(context.peer()),
+        request.request_id,
+        fingerprint,
+        request.cancel_on_disconnect,
+    )
 
 
 def address(peer: str) -> str:

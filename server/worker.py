@@ -55,6 +55,7 @@ class Worker:
         snapshot_seconds: float,
         storage_failed: Callable[[], None] = lambda: None,
         trained: Callable[[int, float, float], None] = lambda *_: None,
+        idle: Callable[[], None] = lambda: None,
     ) -> None:
         """Takes what it works with.
 
@@ -66,6 +67,7 @@ class Worker:
             snapshot_seconds: From one snapshot of a running job to the next; publications are snapshots too.
             storage_failed: Called whenever the disk fails.
             trained: Called after each chunk with its iterations, the iterations a second, and the newest loss.
+            idle: Called when a job has ended.
         """
         self._storage = storage
         self._jobs = jobs
@@ -73,6 +75,7 @@ class Worker:
         self._datasets = datasets
         self._snapshot_seconds = snapshot_seconds
         self._trained = trained
+        self._idle = idle
         self._journal = Journal(storage, jobs, models, storage_failed)
         self._wake = threading.Condition()
         self._look = True
@@ -182,6 +185,7 @@ class Worker:
         except Exception:
             log.exception("%s failed", job.name)
             end = JobState.FAILED, "the server has a fault; its log tells more"
+        self._idle()
         if end is not None:
             self._journal.put(run.entry(end=end), self._run_calls)
             log.info("%s %s after %d iterations. %s", job.name, end[0].value, live.iteration, end[1])

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -64,6 +65,14 @@ def shell(tmp_path: Path, environment: dict[str, str]) -> Shell:
         )
 
     return run
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
 
 
 @pytest.fixture

@@ -9,10 +9,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 FORMATS = {"safetensors"}
-GRPC = {"grpc", "grpc_health", "grpc_status", "google"}
+GRPC = {"grpc", "grpc_health", "grpc_reflection", "grpc_status", "google"}
 ROOMS = {
     "core": {"jax", "numpy", "handgrad.core"} | FORMATS,
-    "server": {"jax", "numpy", "grpc_reflection", "handgrad.core", "handgrad.server", "handgrad.v1"} | GRPC,
+    "server": {
+        "jax",
+        "numpy",
+        "grpc_reflection",
+        "prometheus_client",
+        "handgrad.core",
+        "handgrad.server",
+        "handgrad.v1",
+    }
+    | GRPC,
     "client": {"numpy", "click", "rich", "matplotlib", "PIL", "handgrad.client", "handgrad.v1"} | FORMATS | GRPC,
 }
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,9 @@ def block(first_line: str) -> str:
 
 
 @pytest.fixture
-def address() -> str:
-    """A port that is free now: the README's own may be in use."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    return f"127.0.0.1:{port}"
+def address(free_port: int) -> str:
+    """The README's own port may be in use."""
+    return f"127.0.0.1:{free_port}"
 
 
 def command_block(containing: str) -> str:

@@ -223,7 +223,7 @@ def test_jobs_are_listed_in_pages(monkeypatch: pytest.MonkeyPatch, hg: handgrad.
     assert [job.job for job in first.jobs] == [last.name]
     for request, field in (
         (pb.ListJobsRequest(page_size=-1), "page_size"),
-        (pb.ListJobsRequest(page_token="x"), "page_token"),  # noqa: S106 - of a page
+        (pb.ListJobsRequest(page_token="x"), "page_token"),
         (pb.ListJobsRequest(page_token="9" * 30), "page_token"),
         (pb.ListJobsRequest(states=[job_pb2.JOB_STATE_UNSPECIFIED]), "states"),
         (pb.ListJobsRequest(**unknown), "states"),

@@ -1,0 +1,68 @@
+"""The connection to a server: plain or with TLS, with a token or without."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import grpc
+
+from handgrad.client.errors import InvalidArgumentError
+
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+TOKEN_VARIABLE: Final = "HANDGRAD_TOKEN"  # noqa: S105 - a name
+CA_VARIABLE: Final = "HANDGRAD_CA"
+
+
+@dataclass(frozen=True)
+class Security:
+    """How a client proves who it is, and knows who the server is.
+
+    Attributes:
+        token: Sent with each call; None for $HANDGRAD_TOKEN, empty for none.
+        ca: PEM file of the authority that signed the server's certificate: TLS. None for $HANDGRAD_CA.
+        certificate: PEM file of the client's own certificate, for mutual TLS.
+        key: PEM file of its key.
+    """
+
+    token: str | None = None
+    ca: str | os.PathLike[str] | None = None
+    certificate: str | os.PathLike[str] | None = None
+    key: str | os.PathLike[str] | None = None
+
+
+def open_channel(address: str, security: Security) -> tuple[grpc.Channel, Metadata]:
+    """Opens a channel; it connects when it is first used. Gives it with the metadata that each call carries.
+
+    Raises:
+        InvalidArgumentError: A token would go to another machine without TLS, or a certificate comes without its key.
+        OSError: A file cannot be read.
+    """
+    token = os.environ.get(TOKEN_VARIABLE, "") if security.token is None else security.token
+    ca = security.ca or os.environ.get(CA_VARIABLE) or None
+    local = _is_local(address)
+    # No proxy of the environment's leads to this machine itself.
+    options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)] if local else []
+    if (security.certificate is None) != (security.key is None):
+        raise InvalidArgumentError("key: a certificate and its key are given together, or neither", "key")
+    if ca is None and security.certificate is None:
+        if token and not local:
+            raise InvalidArgumentError(
+                f"token: {address} is another machine, and a token is not sent there without TLS; name its ca", "token"
+            )
+        channel = grpc.insecure_channel(address, options)
+    else:
+        credentials = grpc.ssl_channel_credentials(_read(ca), _read(security.key), _read(security.certificate))
+        channel = grpc.secure_channel(address, credentials, options)
+    # Not as gRPC's call credentials, which refuse a channel without TLS, loopback's too.
+    return channel, (("authorization", f"Bearer {token}"),) if token else ()
+
+
+def _read(file: str | os.PathLike[str] | None) -> bytes | None:
+    return None if file is None else Path(file).read_bytes()
+
+
+def _is_local(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    return host in ("localhost", "::1") or address.startswith("127.")

@@ -1,0 +1,96 @@
+"""Prometheus metrics, over HTTP: https://prometheus.io/docs/instrumenting/exposition_formats/."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from handgrad.core.errors import InvalidInputError
+from handgrad.server.settings import split_address
+
+log = logging.getLogger(__name__)
+
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """What a server counts. Every method may be called by any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._iterations = Counter("handgrad_iterations", "Iterations trained.", registry=self.registry)
+        self._rate = Gauge("handgrad_iterations_per_second", "Of the running job.", registry=self.registry)
+        self._loss = Gauge("handgrad_loss", "Newest loss of the running job, in nats.", registry=self.registry)
+        self._versions = Counter("handgrad_versions_published", "Versions published.", registry=self.registry)
+        self._failures = Counter("handgrad_storage_errors", "Writes that the disk refused.", registry=self.registry)
+        self._calls = Counter("handgrad_rpcs", "Calls that ended.", ["method", "code"], registry=self.registry)
+        self._seconds = Histogram(
+            "handgrad_rpc_seconds", "How long calls took.", ["method"], buckets=SECONDS, registry=self.registry
+        )
+        self._sent = Counter("handgrad_rpc_sent_bytes", "Bytes of the answers.", ["method"], registry=self.registry)
+
+    def count_jobs(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Takes the function that gives the number of jobs in each state, called at each scrape."""
+        self.registry.register(_Jobs(counts))
+
+    def trained(self, iterations: int, rate: float, loss: float) -> None:
+        """Counts iterations, and takes the iterations a second and the newest loss."""
+        self._iterations.inc(iterations)
+        self._rate.set(rate)
+        self._loss.set(loss)
+
+    def idle(self) -> None:
+        """Takes note that no job runs."""
+        self._rate.set(0)
+
+    def published(self) -> None:
+        """Counts a version."""
+        self._versions.inc()
+
+    def storage_failed(self) -> None:
+        """Counts a write that the disk refused."""
+        self._failures.inc()
+
+    def sent(self, method: str, size_bytes: int) -> None:
+        """Counts the bytes of an answer."""
+        self._sent.labels(method).inc(size_bytes)
+
+    def ended(self, method: str, code: str, seconds: float) -> None:
+        """Counts a call that ended."""
+        self._calls.labels(method, code).inc()
+        self._seconds.labels(method).observe(seconds)
+
+    def serve(self, address: str) -> Callable[[], None]:
+        """Serves them at an address; gives the function that ends it.
+
+        Raises:
+            InvalidInputError: The address cannot be used; its field is `metrics_address`.
+        """
+        host, port = split_address(address, "metrics_address")
+        try:
+            server, thread = start_http_server(port, host, self.registry)
+        except OSError as error:
+            raise InvalidInputError("metrics_address", f"cannot listen on {address}: {error.strerror}") from error
+        log.info("metrics on http://%s:%d/metrics", host, server.server_port)
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return stop
+
+
+class _Jobs(Collector):
+    def __init__(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """Gives the number of jobs in each state."""
+        family = GaugeMetricFamily("handgrad_jobs", "Jobs by state.", labels=["state"])
+        for state, count in self._counts().items():
+            family.add_metric([state], count)
+        yield family
