@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from crashes import Killable, Saver, Watcher, losses, told
 
-from handgrad.v1 import job_pb2
+import handgrad
+from handgrad.v1 import job_pb2, params_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
 SNAPSHOTS = ("--snapshot-seconds", "0.05")
@@ -81,3 +82,23 @@ def test_a_server_that_is_killed_loses_nothing(tmp_path: Path, request: pytest.F
         f"{sum(len(watcher.events) for watcher in watchers)} events without a gap or a repeat; "
         f"{len(saver.answered)} saves, all there"
     )
+
+
+def test_the_client_goes_on_where_it_was_when_its_server_was_killed(tmp_path: Path, free_port: int) -> None:
+    server = Killable(tmp_path / "data", *SNAPSHOTS, "--address", f"127.0.0.1:{free_port}")
+    versions: list[int] = []
+    epochs: list[int] = []
+    with server.running(), handgrad.connect(f"127.0.0.1:{free_port}") as hg:
+        job = hg.train(batch_size=128, epochs=6, momentum=0.9, learning_rate=0.005)
+        for event in job.events():
+            if isinstance(event, job_pb2.Epoch):
+                epochs.append(event.epoch)
+                if event.epoch == 2:
+                    server.end(signal.SIGKILL)
+                    threading.Thread(target=server.start).start()
+            elif isinstance(event, params_pb2.ParamsVersion):
+                versions.append(event.version)
+        assert epochs == [1, 2, 3, 4, 5, 6]
+        assert versions == [1, 2, 3, 4, 5, 6, 7]
+        assert job.wait().resumes == 1
+        server.end(signal.SIGTERM)

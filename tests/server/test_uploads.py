@@ -167,7 +167,7 @@ def test_a_chunk_that_does_not_fit_is_refused(hg: handgrad.Client) -> None:
         ((10, b"x", "", -1), "file_index"),
     ):
         with pytest.raises(handgrad.InvalidArgumentError) as raised:
-            chunk(hg, upload, *arguments)  # type: ignore[arg-type]
+            chunk(hg, upload, *arguments)
         assert raised.value.field == field
     for name in ("../mine", "", "x" * 500):
         with pytest.raises(handgrad.NotFoundError):
