@@ -121,11 +121,13 @@ HANDGRAD = Path(sys.executable).with_name("handgrad")
 def command(server: Server, environment: dict[str, str], tmp_path: Path) -> Command:
     """Runs a command of handgrad's against that server, as a program of its own."""
 
-    def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: object, stdin: str = "", address: str | None = server.address
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [HANDGRAD, *map(str, arguments)],
             cwd=tmp_path,
-            env=environment | {"HANDGRAD_SERVER": server.address},
+            env=environment | ({"HANDGRAD_SERVER": address} if address else {}),
             input=stdin,
             capture_output=True,
             text=True,
