@@ -7,7 +7,7 @@ RUN := runs/report
 # Without warnings: that of setuptools on editable installations is nothing a user could act on.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help train test crash-test check protos bench wheel clean
+.PHONY: help train test crash-test check protos bench bench-load wheel clean
 .DELETE_ON_ERROR:
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make check       ruff, mypy, pyright, buf, and whether the generated stubs match the contract"
 	@echo "make protos      generate the stubs from proto/"
 	@echo "make bench       measure speed, side by side with numpy; writes benchmarks/results/"
+	@echo "make bench-load  measure 64 callers of GetParams, idle and while it trains"
 	@echo "make clean       remove what these targets made, runs/ excepted"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -48,6 +49,9 @@ protos: $(INSTALLED)
 bench: $(INSTALLED)
 	$(INSTALL) --editable '.[bench]'
 	$(BIN)/python benchmarks/report.py
+
+bench-load: $(INSTALLED)
+	$(BIN)/python benchmarks/load.py
 
 wheel: $(INSTALLED)
 	rm -rf build dist

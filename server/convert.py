@@ -251,8 +251,13 @@ def tensors_to_proto(data: Data, *, inlined: bool) -> list[params_pb2.Tensor]:
 
 
 @lru_cache(maxsize=16)
+def encoded_params(version: Version, data: Data) -> bytes:
+    """Gives `params_to_proto` encoded, and keeps it for the next caller."""
+    return params_to_proto(version, data).SerializeToString()
+
+
 def params_to_proto(version: Version, data: Data) -> training_service_pb2.GetParamsResponse:
-    """Gives a version, with its arrays if they are small enough. Kept for the next caller: it must not be changed."""
+    """Gives a version, with its arrays if they are small enough."""
     inlined = version.size_bytes <= MAX_INLINED_BYTES
     tensors = tensors_to_proto(data, inlined=inlined)
     return training_service_pb2.GetParamsResponse(

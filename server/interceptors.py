@@ -4,6 +4,7 @@ from __future__ import annotations  # grpc's classes take type arguments in thei
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -52,7 +53,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         return make(
             wrap(_function(handler)),
             request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
+            response_serializer=_serializer(handler.response_serializer),
         )
 
 
@@ -62,6 +63,7 @@ class Call:
     def __init__(self, details: grpc.HandlerCallDetails, tokens: Tokens | None, metrics: Metrics) -> None:
         self._method = details.method
         self._name = details.method.rpartition("/")[2]
+        self._unary = False
         self._metadata: dict[str, str | bytes] = dict(details.invocation_metadata or ())
         self._tokens = tokens
         self._metrics = metrics
@@ -70,6 +72,7 @@ class Call:
 
     def unary(self, behavior: Behavior) -> Behavior:
         """Wraps a method with one answer."""
+        self._unary = True
 
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
             logs.request_id.set(self._id)
@@ -117,7 +120,9 @@ class Call:
     def _ended(self, code: str) -> None:
         seconds = time.perf_counter() - self._began
         self._metrics.ended(self._name, code, seconds)
-        log.info("%s %s in %.1f ms", self._method, code, 1e3 * seconds)
+        # At INFO, a line for each of thousands of calls a second would cost more than the calls.
+        level = logging.DEBUG if code == "OK" and self._unary else logging.INFO
+        log.log(level, "%s %s in %.1f ms", self._method, code, 1e3 * seconds)
 
     def _abort(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:
         if not context.is_active():
@@ -132,6 +137,23 @@ class Call:
         self._ended("INTERNAL")
         context.abort(grpc.StatusCode.INTERNAL, f"the server has a fault; its log tells more (request {self._id})")
         raise AssertionError
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An answer that is encoded already, and kept so for the next caller."""
+
+    content: bytes
+
+    def ByteSize(self) -> int:  # noqa: N802 - as a message has it
+        """Gives its length."""
+        return len(self.content)
+
+
+def _serializer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
+    if serialize is None:
+        return None
+    return lambda response: response.content if isinstance(response, Encoded) else serialize(response)
 
 
 def _function(handler: grpc.RpcMethodHandler[Any, Any]) -> Behavior:

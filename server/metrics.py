@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -13,6 +13,8 @@ from handgrad.server.settings import split_address
 
 log = logging.getLogger(__name__)
 
+M = TypeVar("M", Counter, Histogram)
+
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -21,6 +23,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._children: dict[tuple[int | str, ...], Any] = {}
         self._iterations = Counter("handgrad_iterations", "Iterations trained.", registry=self.registry)
         self._rate = Gauge("handgrad_iterations_per_second", "Of the running job.", registry=self.registry)
         self._loss = Gauge("handgrad_loss", "Newest loss of the running job, in nats.", registry=self.registry)
@@ -56,12 +59,20 @@ class Metrics:
 
     def sent(self, method: str, size_bytes: int) -> None:
         """Counts the bytes of an answer."""
-        self._sent.labels(method).inc(size_bytes)
+        self._child(self._sent, method).inc(size_bytes)
 
     def ended(self, method: str, code: str, seconds: float) -> None:
         """Counts a call that ended."""
-        self._calls.labels(method, code).inc()
-        self._seconds.labels(method).observe(seconds)
+        self._child(self._calls, method, code).inc()
+        self._child(self._seconds, method).observe(seconds)
+
+    def _child(self, family: M, *labels: str) -> M:
+        """Gives a family's metric of these labels, without the lock that the family takes to find it."""
+        key: tuple[int | str, ...] = (id(family), *labels)
+        if key not in self._children:
+            self._children[key] = family.labels(*labels)
+        child: M = self._children[key]
+        return child
 
     def serve(self, address: str) -> Callable[[], None]:
         """Serves them at an address; gives the function that ends it.

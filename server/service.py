@@ -20,6 +20,7 @@ from handgrad.server.checkpoints import Checkpoints
 from handgrad.server.datasets import Datasets
 from handgrad.server.disk import Objects
 from handgrad.server.errors import ExhaustedError, ServiceError, StoppingError
+from handgrad.server.interceptors import Encoded
 from handgrad.server.jobs import Caller, Job, Jobs, Progress
 from handgrad.server.models import Draft, Models, Version
 from handgrad.server.names import check_name
@@ -129,7 +130,9 @@ class TrainingService(TrainingServiceServicer):
             epochs=[convert.epoch_to_proto(epoch) for epoch in self._state.jobs.epochs(job)],
         )
 
-    def GetParams(self, request: pb.GetParamsRequest, context: grpc.ServicerContext) -> pb.GetParamsResponse:  # noqa: N802
+    def GetParams(  # type: ignore[override]  # noqa: N802 - encoded once for all callers
+        self, request: pb.GetParamsRequest, context: grpc.ServicerContext
+    ) -> pb.GetParamsResponse | Encoded:
         """Gives a version's params."""
         del context
         if request.if_newer_than < 0 or (request.if_newer_than and request.version):
@@ -139,7 +142,7 @@ class TrainingService(TrainingServiceServicer):
         version = self._version(request)
         if request.if_newer_than and version.number <= request.if_newer_than:
             return pb.GetParamsResponse(unchanged=True)
-        return convert.params_to_proto(version, self._state.models.data(version))
+        return Encoded(convert.encoded_params(version, self._state.models.data(version)))
 
     def StreamParams(  # noqa: N802
         self, request: pb.StreamParamsRequest, context: grpc.ServicerContext

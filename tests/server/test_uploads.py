@@ -156,7 +156,7 @@ def test_an_upload_survives_a_restart_and_takes_no_byte_twice(tmp_path: Path) ->
 def test_a_chunk_that_does_not_fit_is_refused(hg: handgrad.Client) -> None:
     upload = start(hg, ("mine.npz", bytes(1000))).upload
     chunk(hg, upload, 0, bytes(10))
-    for arguments, field in (
+    wrong: list[tuple[tuple[Any, ...], str]] = [
         ((11, b"x"), "offset_bytes"),
         ((-1, b"x"), "offset_bytes"),
         ((10, bytes(991)), "chunk"),
@@ -165,7 +165,8 @@ def test_a_chunk_that_does_not_fit_is_refused(hg: handgrad.Client) -> None:
         ((10, b"x", "0" * 64), "sha256"),
         ((10, b"x", "", 1), "file_index"),
         ((10, b"x", "", -1), "file_index"),
-    ):
+    ]
+    for arguments, field in wrong:
         with pytest.raises(handgrad.InvalidArgumentError) as raised:
             chunk(hg, upload, *arguments)
         assert raised.value.field == field
