@@ -13,6 +13,8 @@ Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 TOKEN_VARIABLE: Final = "HANDGRAD_TOKEN"  # noqa: S105 - a name
 CA_VARIABLE: Final = "HANDGRAD_CA"
+CERTIFICATE_VARIABLE: Final = "HANDGRAD_CERTIFICATE"
+KEY_VARIABLE: Final = "HANDGRAD_KEY"
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Security:
     Attributes:
         token: Sent with each call; None for $HANDGRAD_TOKEN, empty for none.
         ca: PEM file of the authority that signed the server's certificate: TLS. None for $HANDGRAD_CA.
-        certificate: PEM file of the client's own certificate, for mutual TLS.
-        key: PEM file of its key.
+        certificate: PEM file of the client's own certificate, for mutual TLS. None for $HANDGRAD_CERTIFICATE.
+        key: PEM file of its key. None for $HANDGRAD_KEY.
     """
 
     token: str | None = None
@@ -44,16 +46,18 @@ def open_channel(address: str, security: Security) -> tuple[grpc.Channel, Metada
     local = _is_local(address)
     # No proxy of the environment's leads to this machine itself.
     options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)] if local else []
-    if (security.certificate is None) != (security.key is None):
+    certificate = security.certificate or os.environ.get(CERTIFICATE_VARIABLE) or None
+    key = security.key or os.environ.get(KEY_VARIABLE) or None
+    if (certificate is None) != (key is None):
         raise InvalidArgumentError("key: a certificate and its key are given together, or neither", "key")
-    if ca is None and security.certificate is None:
+    if ca is None and certificate is None:
         if token and not local:
             raise InvalidArgumentError(
                 f"token: {address} is another machine, and a token is not sent there without TLS; name its ca", "token"
             )
         channel = grpc.insecure_channel(address, options)
     else:
-        credentials = grpc.ssl_channel_credentials(_read(ca), _read(security.key), _read(security.certificate))
+        credentials = grpc.ssl_channel_credentials(_read(ca), _read(key), _read(certificate))
         channel = grpc.secure_channel(address, credentials, options)
     # Not as gRPC's call credentials, which refuse a channel without TLS, loopback's too.
     return channel, (("authorization", f"Bearer {token}"),) if token else ()

@@ -110,8 +110,9 @@ def connect(
         token: The token that the server asks for; None for that in $HANDGRAD_TOKEN.
         ca: PEM file of the authority that signed the server's certificate: the connection uses TLS. None for that in
             $HANDGRAD_CA.
-        certificate: PEM file of one's own certificate, where the server asks for one.
-        key: PEM file of its key.
+        certificate: PEM file of one's own certificate, where the server asks for one; None for that in
+            $HANDGRAD_CERTIFICATE.
+        key: PEM file of its key; None for that in $HANDGRAD_KEY.
 
     Raises:
         UnavailableError: No server answers there, or none could be started.

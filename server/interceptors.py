@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from handgrad.core.errors import InvalidInputError
 from handgrad.server import auth, logs
@@ -51,8 +52,8 @@ class CallInterceptor(grpc.ServerInterceptor):
         call = Call(handler_call_details, self._tokens, self._metrics)
         wrap = call.streaming if handler.response_streaming else call.unary
         return make(
-            wrap(_function(handler)),
-            request_deserializer=handler.request_deserializer,
+            wrap(_reading(_function(handler), streaming=bool(handler.request_streaming))),
+            request_deserializer=_deserializer(handler.request_deserializer),
             response_serializer=_serializer(handler.response_serializer),
         )
 
@@ -148,6 +149,39 @@ class Encoded:
     def ByteSize(self) -> int:  # noqa: N802 - as a message has it
         """Gives its length."""
         return len(self.content)
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """Bytes that are no message: gRPC itself would answer INTERNAL, and log a traceback."""
+
+    problem: str
+
+
+def _deserializer(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if deserialize is None:
+        return None
+
+    def read(content: bytes) -> Any:
+        try:
+            return deserialize(content)
+        except DecodeError as error:
+            return Malformed(str(error))
+
+    return read
+
+
+def _reading(behavior: Behavior, *, streaming: bool) -> Behavior:
+    """Wraps a method so that a malformed request is an InvalidInputError."""
+    if streaming:
+        return lambda requests, context: behavior(map(_whole, requests), context)
+    return lambda request, context: behavior(_whole(request), context)
+
+
+def _whole(request: Any) -> Any:
+    if isinstance(request, Malformed):
+        raise InvalidInputError("request", f"a message of the contract; these bytes are none: {request.problem}")
+    return request
 
 
 def _serializer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:

@@ -44,7 +44,8 @@ def mnist() -> datasets.Dataset:
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """A user's environment: `handgrad` is on the PATH, and none of its variables is set."""
-    monkeypatch.delenv("HANDGRAD_SERVER", raising=False)
+    for name in ("SERVER", "TOKEN", "CA", "CERTIFICATE", "KEY"):
+        monkeypatch.delenv(f"HANDGRAD_{name}", raising=False)
     return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 

@@ -37,6 +37,7 @@ class Killable:
         self._process: subprocess.Popen[str] | None = None
         self._channel: grpc.Channel | None = None
         self.stub: TrainingServiceStub | None = None
+        self.address = ""
 
     def start(self) -> None:
         with self._log.open("a") as log:
@@ -44,7 +45,8 @@ class Killable:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line.startswith(LISTENING), self._log.read_text()
-        self._channel = grpc.insecure_channel(line.removeprefix(LISTENING).strip())
+        self.address = line.removeprefix(LISTENING).strip()
+        self._channel = grpc.insecure_channel(self.address)
         self.stub = TrainingServiceStub(self._channel)
 
     def end(self, number: int) -> int:
