@@ -201,7 +201,7 @@ def test_params_whose_stream_lost_a_piece_are_told(monkeypatch: pytest.MonkeyPat
     hg.upload_params({"W_1": np.ones((1, 10**6)), "b_1": np.ones((1, 1))}, "large")
     pieces = list(hg._stub.StreamParams(pb.StreamParamsRequest(model="large")))
     assert len(pieces) > 1
-    monkeypatch.setattr(hg._stub, "StreamParams", lambda _: iter(pieces[:-1]))
+    monkeypatch.setattr(hg._stub, "StreamParams", lambda _, **__: iter(pieces[:-1]))
     with pytest.raises(handgrad.DamagedError, match="SHA-256"):
         hg.get_params("large")
 
