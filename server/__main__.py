@@ -23,7 +23,6 @@ HELP = {
     "max_disk_bytes": "the most that is kept before more is refused",
     "max_streams": "streams that may be open at once",
 }
-SWITCH_SECONDS = 0.0005
 FILES = {
     "tls_certificate": "PEM file of the certificate chain; with its key, the server speaks TLS",
     "tls_key": "PEM file of the certificate's key",
@@ -72,8 +71,6 @@ def main() -> int:
     options = vars(parser.parse_args())
     private: bool = options.pop("private")
     set_up(options["log_format"], logging.WARNING if private else logging.INFO)
-    # Threads that encode answers would hold the one that trains back for 5 ms each, which is Python's own setting.
-    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         run(Settings(**options), private=private)
     except InvalidInputError as error:

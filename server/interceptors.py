@@ -33,6 +33,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         """Takes the tokens that are allowed, None for a server that asks for none, and where calls are counted."""
         self._tokens = tokens
         self._metrics = metrics
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     def intercept_service(
         self,
@@ -40,17 +41,23 @@ class CallInterceptor(grpc.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wraps the method's handler, whichever of its sides stream. A method that does not exist is not counted."""
-        handler = continuation(handler_call_details)
-        if handler is None:
-            return None
+        name = handler_call_details.method
+        if name not in self._handlers:
+            handler = continuation(handler_call_details)
+            if handler is None:
+                return None
+            self._handlers[name] = self._surrounded(name, handler)
+        return self._handlers[name]
+
+    def _surrounded(self, name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         make = {
             (False, False): grpc.unary_unary_rpc_method_handler,
             (False, True): grpc.unary_stream_rpc_method_handler,
             (True, False): grpc.stream_unary_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[bool(handler.request_streaming), bool(handler.response_streaming)]
-        call = Call(handler_call_details, self._tokens, self._metrics)
-        wrap = call.streaming if handler.response_streaming else call.unary
+        method = Method(name, self._tokens, self._metrics, unary=not handler.response_streaming)
+        wrap = method.streaming if handler.response_streaming else method.one
         return make(
             wrap(_reading(_function(handler), streaming=bool(handler.request_streaming))),
             request_deserializer=_deserializer(handler.request_deserializer),
@@ -58,32 +65,37 @@ class CallInterceptor(grpc.ServerInterceptor):
         )
 
 
+@dataclass(frozen=True)
 class Call:
-    """One call, from its arrival to its end."""
+    """One call: its id, its token's metadata, and when it came."""
 
-    def __init__(self, details: grpc.HandlerCallDetails, tokens: Tokens | None, metrics: Metrics) -> None:
-        self._method = details.method
-        self._name = details.method.rpartition("/")[2]
-        self._unary = False
-        self._metadata: dict[str, str | bytes] = dict(details.invocation_metadata or ())
+    id: str
+    authorization: str
+    began: float
+
+
+class Method:
+    """What surrounds the calls of one method."""
+
+    def __init__(self, name: str, tokens: Tokens | None, metrics: Metrics, *, unary: bool) -> None:
+        self._full_name = name
+        self._name = name.rpartition("/")[2]
+        self._unary = unary
         self._tokens = tokens
         self._metrics = metrics
-        self._id = logs.id_of(str(self._metadata.get("x-request-id", "")))
-        self._began = time.perf_counter()
 
-    def unary(self, behavior: Behavior) -> Behavior:
+    def one(self, behavior: Behavior) -> Behavior:
         """Wraps a method with one answer."""
-        self._unary = True
 
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
-            logs.request_id.set(self._id)
+            call = _begin(context)
             try:
-                self._check()
+                self._check(call)
                 response = behavior(request, context)
                 self._sent(response)
             except Exception as error:  # noqa: BLE001 - the edge of the server: nothing may pass unanswered
-                self._abort(context, error)
-            self._ended("OK")
+                self._abort(call, context, error)
+            self._ended(call, "OK")
             return response
 
         return answer
@@ -92,52 +104,60 @@ class Call:
         """Wraps a method with a stream of answers."""
 
         def answer(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            logs.request_id.set(self._id)
+            call = _begin(context)
             code = "CANCELLED"
             try:
-                self._check()
+                self._check(call)
                 for response in behavior(request, context):
                     self._sent(response)
                     yield response
                 code = "OK" if context.is_active() else code
             except Exception as error:  # noqa: BLE001 - as above
                 code = ""
-                self._abort(context, error)
+                self._abort(call, context, error)
             finally:
                 # Also where the caller went away, which ends a generator from outside.
                 if code:
-                    self._ended(code)
+                    self._ended(call, code)
 
         return answer
 
-    def _check(self) -> None:
+    def _check(self, call: Call) -> None:
         if self._tokens is not None:
-            authorization = str(self._metadata.get("authorization", ""))
-            auth.caller.set(self._tokens.check(self._method, authorization))
+            auth.caller.set(self._tokens.check(self._full_name, call.authorization))
 
     def _sent(self, response: Any) -> None:
         self._metrics.sent(self._name, response.ByteSize())
 
-    def _ended(self, code: str) -> None:
-        seconds = time.perf_counter() - self._began
+    def _ended(self, call: Call, code: str) -> None:
+        seconds = time.perf_counter() - call.began
         self._metrics.ended(self._name, code, seconds)
         # At INFO, a line for each of thousands of calls a second would cost more than the calls.
         level = logging.DEBUG if code == "OK" and self._unary else logging.INFO
-        log.log(level, "%s %s in %.1f ms", self._method, code, 1e3 * seconds)
+        log.log(level, "%s %s in %.1f ms", self._full_name, code, 1e3 * seconds)
 
-    def _abort(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:
+    def _abort(self, call: Call, context: grpc.ServicerContext, error: Exception) -> NoReturn:
         if not context.is_active():
             # The caller went away, or its stream broke: there is nobody to answer.
-            self._ended("CANCELLED")
+            self._ended(call, "CANCELLED")
             context.abort(grpc.StatusCode.CANCELLED, "the caller went away")
         if isinstance(error, (ServiceError, InvalidInputError)):
-            log.info("%s: %s", self._method, error)
-            self._ended(STATUS_CODES[type(error)].name)
+            log.info("%s: %s", self._full_name, error)
+            self._ended(call, STATUS_CODES[type(error)].name)
             context.abort_with_status(status_of(error))
-        log.error("%s failed", self._method, exc_info=error)
-        self._ended("INTERNAL")
-        context.abort(grpc.StatusCode.INTERNAL, f"the server has a fault; its log tells more (request {self._id})")
+        log.error("%s failed", self._full_name, exc_info=error)
+        self._ended(call, "INTERNAL")
+        context.abort(grpc.StatusCode.INTERNAL, f"the server has a fault; its log tells more (request {call.id})")
         raise AssertionError
+
+
+def _begin(context: grpc.ServicerContext) -> Call:
+    metadata: dict[str, str | bytes] = dict(context.invocation_metadata())
+    call = Call(
+        logs.id_of(str(metadata.get("x-request-id", ""))), str(metadata.get("authorization", "")), time.perf_counter()
+    )
+    logs.request_id.set(call.id)
+    return call
 
 
 @dataclass(frozen=True)
