@@ -22,7 +22,6 @@ from machine import machine
 import handgrad
 from handgrad.core import datasets, network, training
 from handgrad.core.config import preset
-from handgrad.core.optimizers import SGD
 
 RESULTS = Path(__file__).parent / "results"
 AIMS = {
@@ -42,7 +41,7 @@ def seconds(work: Callable[[], object]) -> float:
 def measure_training(rounds: int) -> dict[str, list[float]]:
     report = preset("report")
     data = datasets.mnist()
-    net = network.fully_connected(data.inputs, report.hidden, data.classes)
+    net = network.make_network(report.layers, data.image_shape, data.classes)
     images, labels = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
 
     def numpy_run() -> None:
@@ -50,9 +49,9 @@ def measure_training(rounds: int) -> dict[str, list[float]]:
 
     def core_run() -> None:
         init_key, permutation_key = training.keys_of_run(0)
-        params = network.init(net, init_key)
-        state = training.TrainState(params, SGD.init(params))
-        for _ in training.train(net, SGD, report.config, state, images, labels, permutation_key):
+        recipe = training.recipe_of(net, report.config)
+        state = training.initial_state(recipe, network.init(net, init_key))
+        for _ in training.train(recipe, report.config, state, images, labels, permutation_key):
             pass
 
     with handgrad.connect() as hg:

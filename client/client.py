@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from handgrad.client import errors
 from handgrad.client.channel import Security, open_channel
 from handgrad.client.job import SECONDS_BETWEEN_TRIES, Job
+from handgrad.client.network import LayerSpec, fully_connected, network_to_proto, read_network
 from handgrad.client.params import Params, arrays_from_proto, verify, write_npz
 from handgrad.client.private_server import PrivateServer
 from handgrad.client.upload import CHUNK_BYTES, chunks_of, dataset_files, describe, image_tensors
-from handgrad.v1 import dataset_pb2, job_pb2, network_pb2, params_pb2
+from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, params_pb2
 from handgrad.v1 import training_service_pb2 as pb
 from handgrad.v1.training_service_pb2_grpc import TrainingServiceStub
 
@@ -179,6 +180,7 @@ class Client:
         *,
         model: str = "",
         dataset: str = "",
+        network: str | os.PathLike[str] | Sequence[LayerSpec] | None = None,
         hidden: Sequence[int] | None = None,
         batch_size: int | None = None,
         epochs: int | None = None,
@@ -186,7 +188,24 @@ class Client:
         pixels: Pixels | None = None,
         seed: int | None = None,
         publish_every_iterations: int | None = None,
+        optimizer: str | None = None,
         momentum: float | None = None,
+        beta2: float | None = None,
+        epsilon: float | None = None,
+        weight_decay: float | None = None,
+        clip_norm: float | None = None,
+        schedule: str | None = None,
+        schedule_factor: float | None = None,
+        schedule_epochs: float | None = None,
+        warmup_epochs: float | None = None,
+        loss: str | None = None,
+        label_smoothing: float | None = None,
+        flip: bool | None = None,
+        crop: int | None = None,
+        shift: int | None = None,
+        validation_images: int | None = None,
+        patience: int | None = None,
+        keep_best: bool | None = None,
         fresh_optimizer: bool = False,
         request_id: str | None = None,
         client: str = "",
@@ -198,17 +217,35 @@ class Client:
         once.
 
         Args:
-            preset: Settings to start from; "report" if empty. The others replace the preset's.
+            preset: Network and settings to start from; "report" if empty. The others replace the preset's.
             model: Model to train: continued if it exists, otherwise made. Empty: a new one, named by the server.
             dataset: Data set to train on; "mnist" if empty.
-            hidden: Width of each hidden layer, `()` for none.
+            network: A network's TOML file, or its layers, such as `[{"kind": "affine", "outputs": 50}, ...]`.
+            hidden: Width of each hidden layer of sigmoids, `()` for none: a short way to say a network.
             batch_size: Images in a mini-batch.
-            epochs: Passes over the training split.
-            learning_rate: Step size of SGD.
+            epochs: Passes over the training images.
+            learning_rate: Step size.
             pixels: "raw" for 0 to 255, "unit" for 0 to 1.
-            seed: Of the initial params and of the permutations.
+            seed: Of the initial params, the permutations, and what else is random.
             publish_every_iterations: Iterations from one publication to the next; 0 for epochs' ends only.
-            momentum: Part of the step before that each step repeats, 0 to less than 1.
+            optimizer: "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw" or "muon".
+            momentum: Part of the step before that each step repeats, Adam's beta 1: 0 to less than 1.
+            beta2: Part of the mean of squares that stays.
+            epsilon: Added to what the optimizer divides by.
+            weight_decay: Of the squares of all weights in the loss, or of the step itself for adamw and muon.
+            clip_norm: Largest norm of all gradients together; 0 for any.
+            schedule: "constant", "step", "exponential" or "cosine".
+            schedule_factor: What the learning rate is multiplied by, or the part of it that a cosine ends at.
+            schedule_epochs: Epochs from one multiplication to the next.
+            warmup_epochs: Epochs in which the learning rate rises.
+            loss: "softmax_cross_entropy" or "squared_error".
+            label_smoothing: Part of a target that all classes share.
+            flip: Whether half of the images are mirrored.
+            crop: Pixels that images are moved at most; mirrored pixels come in.
+            shift: Pixels that images are moved at most; zeros come in.
+            validation_images: Images of the training split that are kept for validation.
+            patience: Epochs without a smaller validation loss after which training stops; 0 for never.
+            keep_best: Whether the params of the epoch with the smallest validation loss are published last.
             fresh_optimizer: Whether the optimizer begins anew where the model keeps its state.
             request_id: A text that no other request has: the same request with the same id starts no second job.
                 None: a new one.
@@ -222,19 +259,40 @@ class Client:
             PreconditionError: The model has another network.
             ExhaustedError: Too many jobs wait.
         """
-        request = _message(
-            pb.TrainRequest,
-            preset=preset,
-            model=model,
-            dataset=dataset,
-            network=None if hidden is None else _message(network_pb2.Network, hidden=hidden),
+        config = _message(
+            job_pb2.TrainConfig,
+            network=_network(network, hidden),
             batch_size=batch_size,
             epochs=epochs,
             learning_rate=learning_rate,
             pixels=_choice(_PIXELS, pixels, "pixels"),
             seed=seed,
             publish_every_iterations=publish_every_iterations,
+            optimizer=optimizer,
             momentum=momentum,
+            beta2=beta2,
+            epsilon=epsilon,
+            weight_decay=weight_decay,
+            clip_norm=clip_norm,
+            schedule=schedule,
+            schedule_factor=schedule_factor,
+            schedule_epochs=schedule_epochs,
+            warmup_epochs=warmup_epochs,
+            loss=loss,
+            label_smoothing=label_smoothing,
+            flip=flip,
+            crop=crop,
+            shift=shift,
+            validation_images=validation_images,
+            patience=patience,
+            keep_best=keep_best,
+        )
+        request = _message(
+            pb.TrainRequest,
+            preset=preset,
+            model=model,
+            dataset=dataset,
+            config=config,
             fresh_optimizer=fresh_optimizer,
             request_id=uuid.uuid4().hex if request_id is None else request_id,
             client=client,
@@ -366,7 +424,7 @@ class Client:
             responses.cancel()
 
     def save_params(self, model: str, checkpoint: str, version: int = 0) -> params_pb2.Checkpoint:
-        """Saves a version, the newest for 0, as a checkpoint on the server's disk.
+        """Saves a version, the newest for 0, as a checkpoint on the server's disk, with a certificate of its gradients.
 
         Raises:
             AlreadyExistsError: The name holds other params.
@@ -377,8 +435,8 @@ class Client:
 
     def load_params(
         self, checkpoint: str, model: str = "", *, with_optimizer_state: bool = False
-    ) -> params_pb2.ParamsVersion:
-        """Publishes a checkpoint as the next version of a model; empty for a new one.
+    ) -> pb.LoadParamsResponse:
+        """Publishes a checkpoint as the next version of a model; empty for a new one. Gives that and its certificate.
 
         With the optimizer's state, a job on the model goes on as if it had never stopped; without, its optimizer begins
         anew.
@@ -392,7 +450,7 @@ class Client:
         request = _message(
             pb.LoadParamsRequest, checkpoint=checkpoint, model=model, with_optimizer_state=with_optimizer_state
         )
-        return self._call(self._stub.LoadParams, request).params_version
+        return self._call(self._stub.LoadParams, request)
 
     def upload_params(
         self, source: str | os.PathLike[str] | Mapping[str, NDArray[Any]], model: str = ""
@@ -570,6 +628,60 @@ class Client:
         confusion = np.array(response.confusion, np.int64).reshape(response.classes, response.classes)
         return Evaluation(response.params_version, response.loss, response.accuracy, response.images, confusion)
 
+    def describe_network(
+        self,
+        network: str | os.PathLike[str] | Sequence[LayerSpec] | None = None,
+        *,
+        preset: str = "",
+        model: str = "",
+        dataset: str = "",
+    ) -> pb.DescribeNetworkResponse:
+        """Describes a network layer by layer: that of a TOML file, of layers, of a preset, or of a model.
+
+        Args:
+            network: A network's TOML file, or its layers.
+            preset: A preset's name.
+            model: A model's name.
+            dataset: Data set whose images and classes fill in what the network leaves open; "mnist" if empty.
+
+        Raises:
+            InvalidArgumentError: It is no network; the error names the layer.
+            NotFoundError: There is no such model or data set.
+        """
+        choice = _network_choice(network, preset, model, 0, dataset)
+        return self._call(self._stub.DescribeNetwork, pb.DescribeNetworkRequest(choice=choice))
+
+    def check_gradients(
+        self,
+        network: str | os.PathLike[str] | Sequence[LayerSpec] | None = None,
+        *,
+        preset: str = "",
+        model: str = "",
+        version: int = 0,
+        dataset: str = "",
+        images: bool = False,
+        seed: int = 0,
+    ) -> certificate_pb2.Certificate:
+        """Holds gradients against autodiff and differences: those of a network, or without any, of all operations.
+
+        Args:
+            network: A network's TOML file, or its layers.
+            preset: A preset's name.
+            model: A model's name; its own params are taken.
+            version: The model's version.
+            dataset: As for `describe_network`.
+            images: Whether the inputs are images of the data set, not random.
+            seed: Of what is random.
+
+        Raises:
+            InvalidArgumentError: It is no network, or too large a one.
+            NotFoundError: There is no such model or data set.
+        """
+        request = _message(pb.CheckGradientsRequest, images=images, seed=seed)
+        if network is not None or preset or model:
+            request.choice.CopyFrom(_network_choice(network, preset, model, version, dataset))
+        return self._call(self._stub.CheckGradients, request).certificate
+
     def _params(self, response: pb.GetParamsResponse | pb.WatchParamsResponse) -> Params:
         """Fetches what a response leaves out, and verifies the whole."""
         found = response.params_version
@@ -628,6 +740,23 @@ def _pages(page: Callable[[str], tuple[Sequence[T], str]]) -> Iterator[T]:
         yield from found
         if not token:
             return
+
+
+def _network(
+    network: str | os.PathLike[str] | Sequence[LayerSpec] | None, hidden: Sequence[int] | None
+) -> network_pb2.NetworkSpec | None:
+    if network is not None and hidden is not None:
+        raise errors.InvalidArgumentError("hidden: a network or its hidden widths, not both", "hidden")
+    if network is None:
+        return None if hidden is None else network_to_proto(fully_connected(hidden))
+    return read_network(network) if isinstance(network, str | os.PathLike) else network_to_proto(network)
+
+
+def _network_choice(
+    network: str | os.PathLike[str] | Sequence[LayerSpec] | None, preset: str, model: str, version: int, dataset: str
+) -> pb.NetworkChoice:
+    spec = _network(network, None)
+    return _message(pb.NetworkChoice, network=spec, preset=preset, model=model, version=version, dataset=dataset)
 
 
 def _message(kind: type[M], **fields: object) -> M:

@@ -13,6 +13,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from handgrad.client.errors import DamagedError, InvalidArgumentError
+from handgrad.client.network import told_in_file
 from handgrad.v1 import params_pb2
 
 ENDINGS: Final = (".npz", ".safetensors")
@@ -29,7 +30,8 @@ class Params:
 
     Attributes:
         version: What the server knows of it: its number, SHA-256, network, job, iteration, loss.
-        arrays: `W_1` of shape (outputs, inputs), `b_1` of shape (outputs, 1), `W_2`, ...; read-only.
+        arrays: `W_1` of shape (outputs, inputs), `b_1` of shape (outputs, 1), `W_2`, ...; read-only. The contract's
+            Tensor has the names and shapes of other layers' arrays.
     """
 
     version: params_pb2.ParamsVersion
@@ -46,7 +48,7 @@ class Params:
         check_ending(path)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as partial:
             try:
-                _write(partial, path.suffix, self.arrays)
+                _write(partial, path.suffix, self.arrays, told_in_file(self.version.network))
                 partial.flush()
                 os.fsync(partial.fileno())
                 # A temporary file is its owner's alone; this one gets the permissions that open() would have given.
@@ -98,11 +100,12 @@ def write_npz(file: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
         raise InvalidArgumentError(f"arrays: {error}", "arrays") from error
 
 
-def _write(file: IO[bytes], ending: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+def _write(file: IO[bytes], ending: str, arrays: Mapping[str, NDArray[Any]], network: str | None) -> None:
     if ending == ".npz":
-        write_npz(file, arrays)
+        write_npz(file, arrays if network is None else {**arrays, "network": np.array(network)})
     else:
-        file.write(safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+        plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        file.write(safetensors.numpy.save(plain, None if network is None else {"network": network}))
 
 
 def _umask() -> int:

@@ -1,4 +1,4 @@
-"""The plot of a run: the loss of every iteration, its running mean, and the epochs' means."""
+"""The plot of a run: the loss of every iteration, its running mean, the epochs' means, and the validation's losses."""
 
 import importlib.util
 import os
@@ -83,6 +83,19 @@ def _draw(
     if middles:
         x, y = zip(*middles, strict=True)
         axes.plot(x, y, "o--", color="black", linewidth=1, markersize=5, label="mean of each epoch")
+    ends = [(epoch.epoch * iterations_per_epoch, epoch) for epoch in epochs if epoch.HasField("validation_loss")]
+    ends = [(end, epoch) for end, epoch in ends if skip < end <= skip + len(losses)]
+    if ends:
+        validation = [epoch.validation_loss for _, epoch in ends]
+        axes.plot(
+            [end for end, _ in ends],
+            validation,
+            "s-",
+            color="tab:orange",
+            linewidth=1.4,
+            markersize=5,
+            label=f"validation, accuracy {ends[-1][1].validation_accuracy:.2%} at the end",
+        )
     axes.set_title("Cross Entropy Error")
     axes.set_xlabel("iteration")
     axes.set_ylabel("cross-entropy [nats]")

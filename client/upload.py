@@ -13,16 +13,15 @@ from handgrad.client.errors import InvalidArgumentError
 from handgrad.v1 import dataset_pb2, params_pb2
 
 CHUNK_BYTES = 2**20
-IDX_FILES: Final = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
+FORMATS: Final = (
+    ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+    (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"),
 )
+"""Files that make a data set together: those of MNIST, those of CIFAR-10."""
 
 
 def dataset_files(source: Path) -> list[Path]:
-    """Gives the files of a data set: an .npz file itself, or those IDX files that a folder has.
+    """Gives the files of a data set: an .npz file itself, or those of a known format that a folder has.
 
     Raises:
         OSError: The folder cannot be read.
@@ -30,8 +29,8 @@ def dataset_files(source: Path) -> list[Path]:
     if source.suffix == ".npz" and not source.is_dir():
         return [source]
     there = {path.name: path for path in source.iterdir()}
-    found = [there.get(file) or there.get(f"{file}.gz") for file in IDX_FILES]
-    return [path for path in found if path]
+    found = [[there.get(file) or there.get(f"{file}.gz") for file in group] for group in FORMATS]
+    return [path for path in max(found, key=lambda group: sum(map(bool, group))) if path]
 
 
 def describe(path: Path) -> dataset_pb2.UploadFile:

@@ -1,4 +1,4 @@
-"""Data sets: the IDX format of MNIST and .npz files, checked as they are read."""
+"""Data sets: the IDX format of MNIST, the binary format of CIFAR-10, and .npz files, checked as they are read."""
 
 import gzip
 import hashlib
@@ -23,8 +23,17 @@ TEST_IMAGES: Final = "t10k-images-idx3-ubyte"
 TEST_LABELS: Final = "t10k-labels-idx1-ubyte"
 IDX_FILES: Final = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
 
+# https://www.cs.toronto.edu/~kriz/cifar.html describes the format: a label's byte, then an image's red, green and blue.
+CIFAR10_TRAIN: Final = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+CIFAR10_TEST: Final = "test_batch.bin"
+CIFAR10_FILES: Final = (*CIFAR10_TRAIN, CIFAR10_TEST)
+CIFAR10_SHAPE: Final = (32, 32, 3)
+
+FORMATS: Final = {IDX_FILES: "the four IDX files of MNIST", CIFAR10_FILES: "the six binary files of CIFAR-10"}
+"""Files that make a data set together."""
+
 MAX_FILE_BYTES: Final = 2**30
-"""The most that one IDX file may hold, decompressed."""
+"""The most that one file may hold, decompressed."""
 
 # http://yann.lecun.com/exdb/mnist/ describes the format; the sums are those of the files it offered, decompressed.
 MNIST_MD5: Final = {
@@ -35,6 +44,7 @@ MNIST_MD5: Final = {
 }
 
 ARRAYS: Final = ("x_train", "y_train", "x_test", "y_test")
+CIFAR10_MAX_LABEL: Final = 9
 MAX_LABEL: Final = 255
 MAX_IMAGE_DIMENSIONS: Final = 3
 
@@ -129,6 +139,66 @@ def parse_idx_files(files: Mapping[str, bytes]) -> Dataset:
         Split(test_images.reshape(len(test_images), -1), test_labels),
         train_images.shape[1:],
     )
+
+
+def parse_files(files: Mapping[str, bytes]) -> Dataset:
+    """Makes a data set of the contents of all files of one of FORMATS.
+
+    Raises:
+        InvalidInputError: As for `parse_idx_files` and `parse_cifar10_files`.
+    """
+    return parse_cifar10_files(files) if CIFAR10_TEST in files else parse_idx_files(files)
+
+
+def parse_cifar10_files(files: Mapping[str, bytes]) -> Dataset:
+    """Makes a data set of the contents of CIFAR-10's six binary files.
+
+    Args:
+        files: The content of each file of CIFAR10_FILES, gzipped or not; of any number of images each.
+
+    Raises:
+        InvalidInputError: A file is missing, empty, truncated, or has a label over 9. Its field is the file's name.
+    """
+    for name in CIFAR10_FILES:
+        if name not in files:
+            raise InvalidInputError(
+                name, f"the file is missing; a data set is {', '.join(CIFAR10_FILES)}, gzipped or not"
+            )
+    parts = [parse_cifar10(files[name], name) for name in CIFAR10_TRAIN]
+    images = np.concatenate([np.asarray(part.images, np.uint8) for part in parts])
+    train = Split(images, np.concatenate([part.labels for part in parts]))
+    return Dataset(train, parse_cifar10(files[CIFAR10_TEST], CIFAR10_TEST), CIFAR10_SHAPE)
+
+
+def parse_cifar10(content: bytes, name: str) -> Split:
+    """Parses a binary file of CIFAR-10: for each image a label, then 32 rows of 32 pixels of red, green, blue in turn.
+
+    Args:
+        content: The file's bytes, gzipped or not.
+        name: Its name, for errors.
+
+    Returns:
+        Images `[N, 3072]`, row by row, the channels of a pixel together, and labels `[N]`.
+
+    Raises:
+        InvalidInputError: The file is empty, truncated, or has a label over 9.
+    """
+    if not content:
+        raise InvalidInputError(name, "the file is empty")
+    content = _decompressed(content, name)
+    rows, columns, channels = CIFAR10_SHAPE
+    record = 1 + rows * columns * channels
+    if not content or len(content) % record:
+        raise InvalidInputError(
+            name, f"the file is truncated: {len(content)} bytes, which is no multiple of the {record} of an image"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, record)
+    labels = records[:, 0]
+    if labels.max() > CIFAR10_MAX_LABEL:
+        first = int(np.argmax(labels > CIFAR10_MAX_LABEL))
+        raise InvalidInputError(name, f"image {first} has label {labels[first]}; expected 0 to {CIFAR10_MAX_LABEL}")
+    images = records[:, 1:].reshape(-1, channels, rows, columns).transpose(0, 2, 3, 1)
+    return Split(np.ascontiguousarray(images).reshape(len(records), -1), np.ascontiguousarray(labels))
 
 
 def parse_npz(content: bytes, file: str) -> Dataset:

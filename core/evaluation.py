@@ -10,8 +10,9 @@ from jax import Array
 from numpy.typing import NDArray
 
 from handgrad.core.config import Pixels
-from handgrad.core.network import Network, Params, forward
-from handgrad.core.operations import log_softmax
+from handgrad.core.network import CROSS_ENTROPY, LOSSES, Loss, Network, forward
+from handgrad.core.operations.base import Params
+from handgrad.core.operations.softmax import log_softmax
 from handgrad.core.training import scale_pixels
 
 ACTIVATIONS_PER_CALL = 2**23
@@ -23,7 +24,7 @@ class Evaluation:
     """The result of an evaluation.
 
     Attributes:
-        loss: Mean cross-entropy, in nats.
+        loss: Mean loss of an image: for the cross-entropy in nats.
         accuracy: Part of the images whose most probable class is their label.
         confusion: `[C, C]`, int64: row r, column c counts the images of label r that were taken for c.
     """
@@ -33,37 +34,52 @@ class Evaluation:
     confusion: NDArray[np.int64]
 
 
-def evaluate(network: Network, params: Params, images: Array, labels: Array, pixels: Pixels) -> Evaluation:
+def evaluate(
+    network: Network,
+    params: Params,
+    statistics: Params,
+    images: Array,
+    labels: Array,
+    pixels: Pixels,
+    loss: Loss = CROSS_ENTROPY,
+) -> Evaluation:
     """Evaluates params on images, as many at a time as ACTIVATIONS_PER_CALL allows.
 
     Args:
         network: The architecture.
         params: Its params.
+        statistics: What its layers keep besides.
         images: `[N, D]`, uint8 or float32, N 1 or more.
         labels: `[N]`, integer.
         pixels: How pixels become inputs.
+        loss: What is measured.
     """
     size = images.shape[0]
-    images_per_call = max(1, ACTIVATIONS_PER_CALL // sum(network.widths))
-    loss = 0.0
+    images_per_call = max(1, ACTIVATIONS_PER_CALL // network.activations)
+    total = 0.0
     confusion = np.zeros((network.outputs, network.outputs), np.int64)
     for start in range(0, size, images_per_call):
         part = slice(start, start + images_per_call)
         part_labels = labels[part]
-        part_loss, part_confusion = _evaluate_part(network, params, images[part], part_labels, pixels)
-        loss += float(part_loss) * part_labels.shape[0]
+        part_loss, part_confusion = _evaluate_part(network, params, statistics, images[part], part_labels, pixels, loss)
+        total += float(part_loss) * part_labels.shape[0]
         confusion += np.asarray(part_confusion)
-    return Evaluation(loss / size, float(np.trace(confusion)) / size, confusion)
+    return Evaluation(total / size, float(np.trace(confusion)) / size, confusion)
 
 
 def predict(
-    network: Network, params: Params, images: NDArray[np.uint8] | NDArray[np.float32], pixels: Pixels
+    network: Network,
+    params: Params,
+    statistics: Params,
+    images: NDArray[np.uint8] | NDArray[np.float32],
+    pixels: Pixels,
 ) -> NDArray[np.float32]:
     """Gives the probability of each class for images.
 
     Args:
         network: The architecture.
         params: Its params.
+        statistics: What its layers keep besides.
         images: `[N, D]`, uint8 or float32.
         pixels: How pixels become inputs.
 
@@ -74,22 +90,22 @@ def predict(
     # Filled up to a power of two, so that callers with batches of any size cause few compilations, not one each.
     padded = np.zeros((1 << (size - 1).bit_length(), images.shape[1]), images.dtype)
     padded[:size] = images
-    return np.asarray(_probabilities(network, params, jnp.asarray(padded), pixels))[:size]
+    return np.asarray(_probabilities(network, params, statistics, jnp.asarray(padded), pixels))[:size]
 
 
 @partial(jax.jit, static_argnames=("network", "pixels"))
-def _probabilities(network: Network, params: Params, images: Array, pixels: Pixels) -> Array:
-    return jnp.exp(log_softmax(forward(network, params, scale_pixels(images, pixels))))
+def _probabilities(network: Network, params: Params, statistics: Params, images: Array, pixels: Pixels) -> Array:
+    return jnp.exp(log_softmax(forward(network, params, statistics, scale_pixels(images, pixels))))
 
 
-@partial(jax.jit, static_argnames=("network", "pixels"))
+@partial(jax.jit, static_argnames=("network", "pixels", "loss"))
 def _evaluate_part(
-    network: Network, params: Params, images: Array, labels: Array, pixels: Pixels
+    network: Network, params: Params, statistics: Params, images: Array, labels: Array, pixels: Pixels, loss: Loss
 ) -> tuple[Array, Array]:
     """Gives the mean of the losses, whose sum may exceed float32, and the counts of the confusion matrix."""
-    logits = forward(network, params, scale_pixels(images, pixels))
-    log_probabilities = log_softmax(logits)
+    logits = forward(network, params, statistics, scale_pixels(images, pixels))
     labels = labels.astype(jnp.int32)
-    losses = jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)
+    # Without smoothing, which is for training: what is measured is the label's.
+    mean = LOSSES[loss.name].op(logits, labels)
     counts = jnp.zeros((network.outputs, network.outputs), jnp.int32)
-    return -jnp.sum(losses / losses.size), counts.at[labels, jnp.argmax(logits, axis=1)].add(1)
+    return mean, counts.at[labels, jnp.argmax(logits, axis=1)].add(1)

@@ -1,187 +1,272 @@
 """Networks: an architecture as data, and pure functions from its params to logits, loss and gradients."""
 
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, TypeAlias
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from handgrad.core import operations
 from handgrad.core.errors import InvalidInputError
+from handgrad.core.operations.activations import Sigmoid
+from handgrad.core.operations.affine import Affine
+from handgrad.core.operations.base import Layer, Params, Shape, ShapeError, chain_bwd, chain_fwd, chain_leaf_shapes
+from handgrad.core.operations.convolution import Convolution
+from handgrad.core.operations.losses import SOFTMAX_CROSS_ENTROPY, SQUARED_ERROR
+from handgrad.core.operations.residual import Residual
 
-LayerParams: TypeAlias = dict[str, Array]
-Params: TypeAlias = tuple[LayerParams, ...]
-"""One dictionary a layer: `{"W": [outputs, inputs], "b": [outputs]}` for an affine one, empty where none is learned."""
-
-MAX_WIDTH = 65_536
-MAX_OUTPUTS = 256
+MAX_INPUTS: Final = 2**24
+MAX_OUTPUTS: Final = 256
 """A label is a byte."""
 
-MAX_LAYERS = 64
-MAX_PARAMETERS = 100_000_000
+MAX_LAYERS: Final = 256
+MAX_PARAMETERS: Final = 100_000_000
+
+LOSSES: Final = {operation.name: operation for operation in (SOFTMAX_CROSS_ENTROPY, SQUARED_ERROR)}
 
 
 @dataclass(frozen=True)
-class Affine:
-    """A layer Y = X W^T + b."""
+class Loss:
+    """What is minimized: a name of LOSSES, and for the softmax cross-entropy the smoothing of its targets."""
 
-    inputs: int
-    outputs: int
+    name: str = SOFTMAX_CROSS_ENTROPY.name
+    smoothing: float = 0.0
 
-    def init(self, key: Array) -> LayerParams:
-        """Draws W and b from N(0, 1 / inputs), as the report does."""
-        W_key, b_key = jax.random.split(key)
-        deviation = self.inputs**-0.5
-        return {
-            "W": deviation * jax.random.normal(W_key, (self.outputs, self.inputs), jnp.float32),
-            "b": deviation * jax.random.normal(b_key, (self.outputs,), jnp.float32),
-        }
-
-    def fwd(self, params: LayerParams, inputs: Array) -> tuple[Array, Any]:
-        """Maps `[B, inputs]` to `[B, outputs]` and residuals."""
-        return operations.affine_fwd(inputs, params["W"], params["b"])
-
-    def bwd(self, residuals: Any, g: Array) -> tuple[LayerParams, Array]:
-        """Gives the gradients of the params and of the inputs."""
-        inputs_grad, W_grad, b_grad = operations.affine_bwd(residuals, g)
-        return {"W": W_grad, "b": b_grad}, inputs_grad
+    @property
+    def settings(self) -> dict[str, float]:
+        """The keyword arguments of its operation."""
+        return {"smoothing": self.smoothing} if self.name == SOFTMAX_CROSS_ENTROPY.name else {}
 
 
-@dataclass(frozen=True)
-class Sigmoid:
-    """A layer that applies the sigmoid to each element."""
-
-    def init(self, key: Array) -> LayerParams:
-        """Draws nothing: the layer learns nothing."""
-        del key
-        return {}
-
-    def fwd(self, params: LayerParams, inputs: Array) -> tuple[Array, Any]:
-        """Maps any shape to the same shape and residuals."""
-        del params
-        return operations.sigmoid_fwd(inputs)
-
-    def bwd(self, residuals: Any, g: Array) -> tuple[LayerParams, Array]:
-        """Gives no gradients of params, and that of the inputs."""
-        return {}, operations.sigmoid_bwd(residuals, g)[0]
-
-
-Layer: TypeAlias = Affine | Sigmoid
+CROSS_ENTROPY: Final = Loss()
 
 
 @dataclass(frozen=True)
 class Network:
-    """An architecture: its layers, first to last. Hashable, so that a compiled function can be kept for it."""
+    """An architecture. Hashable, so that a compiled function can be kept for it.
 
+    Attributes:
+        input_shape: Shape of an example: `(inputs,)`, or `(rows, columns, channels)`.
+        layers: Its layers, first to last, every setting filled in.
+    """
+
+    input_shape: Shape
     layers: tuple[Layer, ...]
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Numbers an example has before the first affine layer and after each, such as (784, 100, 10)."""
-        affine = [layer for layer in self.layers if isinstance(layer, Affine)]
-        return (affine[0].inputs, *(layer.outputs for layer in affine))
 
     @property
     def inputs(self) -> int:
         """Numbers of one example."""
-        return self.widths[0]
+        return math.prod(self.input_shape)
 
-    @property
-    def hidden(self) -> tuple[int, ...]:
-        """Width of each hidden layer."""
-        return self.widths[1:-1]
-
-    @property
+    @cached_property
     def outputs(self) -> int:
         """Number of classes."""
-        return self.widths[-1]
+        shape = self.input_shape
+        for layer in self.layers:
+            shape = layer.output_shape(shape)
+        return shape[0]
+
+    @cached_property
+    def title(self) -> str:
+        """A short name: `784-100-10` for affine layers; `c6` stands for 6 channels, `r` for a residual block."""
+        known = {Affine: "", Convolution: "c", Residual: "r"}
+        parts = [f"{known[type(layer)]}{_width(layer)}" for layer in self.layers if type(layer) in known]
+        return "-".join(["x".join(map(str, self.input_shape)), *parts])
 
     @property
+    def is_fully_connected(self) -> bool:
+        """Whether it has affine layers with sigmoids between them, and nothing else: the report's kind."""
+        kinds = [type(layer) for layer in self.layers]
+        return kinds == [Affine, *[Sigmoid, Affine] * (len(kinds) // 2)]
+
+    @cached_property
+    def leaves(self) -> tuple[Layer, ...]:
+        """The layers, those inside residual blocks in the place of the blocks: one for each part of its params."""
+        return tuple(leaf for layer in self.layers for leaf in layer.leaves)
+
+    @cached_property
+    def leaf_shapes(self) -> tuple[Shape, ...]:
+        """Shape of an example before each leaf."""
+        return chain_leaf_shapes(self.layers, self.input_shape)
+
+    @cached_property
+    def activations(self) -> int:
+        """Numbers of an example before the first layer and after each."""
+        after = (leaf.output_shape(shape) for leaf, shape in zip(self.leaves, self.leaf_shapes, strict=True))
+        return self.inputs + sum(math.prod(shape) for shape in after)
+
+    @cached_property
     def parameters(self) -> int:
         """Numbers in all arrays of its params."""
-        return sum((inputs + 1) * outputs for inputs, outputs in pairwise(self.widths))
+        return sum(array.size for layer in self.learned for array in layer.values())
+
+    @property
+    def learned(self) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
+        """Shape of each array of its params."""
+        shapes: tuple[dict[str, jax.ShapeDtypeStruct], ...] = self._shapes[0]
+        return shapes
+
+    @cached_property
+    def templates(self) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
+        """Shape of each array of each leaf, those of its statistics after those of its params."""
+        return tuple({**params, **statistics} for params, statistics in zip(*self._shapes, strict=True))
+
+    @cached_property
+    def _shapes(self) -> tuple[Any, Any]:
+        shapes: tuple[Any, Any] = jax.eval_shape(lambda: (init(self, jax.random.key(0)), initial_statistics(self)))
+        return shapes
 
 
-def fully_connected(inputs: int, hidden: tuple[int, ...], outputs: int) -> Network:
-    """Gives the network of an affine layer and a sigmoid for each hidden width, then an affine layer to the logits.
+def make_network(layers: Sequence[Layer], input_shape: Shape, classes: int) -> Network:
+    """Makes a network of layers: fills in what they leave open, and checks each of them, and that each fits the next.
+
+    An image of two dimensions gets a channel; a network that begins with an affine layer takes images as vectors.
 
     Args:
-        inputs: Numbers of one example, 1 or more.
-        hidden: Width of each hidden layer, each 1 to MAX_WIDTH. Empty for softmax regression.
-        outputs: Number of classes, 1 to MAX_OUTPUTS.
+        layers: The layers.
+        input_shape: Shape of an image.
+        classes: Number of classes: what an affine layer without `outputs` gives.
 
     Raises:
-        InvalidInputError: A width is out of range, or the network has too many layers or parameters; the field is
-            `network.inputs`, `network.hidden[i]`, `network.hidden` or `network.outputs`.
+        InvalidInputError: A setting is out of its range, a layer cannot take the shape that it gets, or the network is
+            too large or ends in no vector of MAX_OUTPUTS or fewer. Its field is `network.layers[i]` or a setting of it.
     """
-    for field, width, most in (
-        ("network.inputs", inputs, 2**24),
-        *((f"network.hidden[{i}]", width, MAX_WIDTH) for i, width in enumerate(hidden)),
-        ("network.outputs", outputs, MAX_OUTPUTS),
-    ):
-        if not 1 <= width <= most:
-            raise InvalidInputError(field, f"a width is from 1 to {most}; got {width}")
-    if len(hidden) >= MAX_LAYERS:
-        raise InvalidInputError("network.hidden", f"at most {MAX_LAYERS - 1} hidden layers; got {len(hidden)}")
-    widths = (inputs, *hidden, outputs)
-    layers: list[Layer] = []
-    for a, b in pairwise(widths):
-        layers += [Affine(a, b), Sigmoid()]
-    network = Network(tuple(layers[:-1]))
+    if not 1 <= math.prod(input_shape) <= MAX_INPUTS or min(input_shape, default=1) < 1:
+        raise InvalidInputError(
+            "network.input_shape", f"lengths of 1 or more, {MAX_INPUTS} numbers at most; got {list(input_shape)}"
+        )
+    shape = (*input_shape, 1) if len(input_shape) == 2 else tuple(input_shape)
+    if layers and isinstance(layers[0], Affine):
+        shape = (math.prod(shape),)
+    filled, after = _checked(layers, shape, classes, "network.layers")
+    if not filled:
+        raise InvalidInputError("network.layers", "1 layer or more; got none")
+    network = Network(shape, filled)
+    last = f"network.layers[{len(filled) - 1}]"
+    if len(after) != 1 or after[0] > MAX_OUTPUTS:
+        raise InvalidInputError(
+            f"{last}.outputs" if len(after) == 1 else last,
+            f"a network ends in a vector of one number for each class, at most {MAX_OUTPUTS}; got {after}",
+        )
+    if len(network.leaves) > MAX_LAYERS:
+        raise InvalidInputError("network.layers", f"at most {MAX_LAYERS} layers; got {len(network.leaves)}")
     if network.parameters > MAX_PARAMETERS:
         raise InvalidInputError(
-            "network.hidden",
-            f"at most {MAX_PARAMETERS} parameters in all; {'-'.join(map(str, widths))} has {network.parameters}",
+            "network.layers", f"at most {MAX_PARAMETERS} parameters in all; got {network.parameters}"
         )
     return network
 
 
+def _checked(layers: Sequence[Layer], shape: Shape, classes: int, field: str) -> tuple[tuple[Layer, ...], Shape]:
+    filled: list[Layer] = []
+    for number, given in enumerate(layers):
+        layer, where = given, f"{field}[{number}]"
+        if isinstance(layer, Affine) and layer.outputs is None:
+            layer = replace(layer, outputs=classes)
+        if isinstance(layer, Residual):
+            branch, _ = _checked(layer.layers, shape, classes, f"{where}.layers")
+            shortcut, _ = _checked(layer.shortcut, shape, classes, f"{where}.shortcut")
+            layer = Residual(branch, shortcut)
+        try:
+            layer.check()
+        except ValueError as error:
+            setting, _, problem = str(error).partition(": ")
+            raise InvalidInputError(f"{where}.{setting}", problem) from error
+        try:
+            after = layer.output_shape(shape)
+        except ShapeError as error:
+            raise InvalidInputError(where, f"layer {number + 1}, {layer.kind}, {error}; got {shape}") from error
+        if math.prod(after) > MAX_INPUTS:
+            raise InvalidInputError(where, f"at most {MAX_INPUTS} numbers of an example after a layer; got {after}")
+        filled.append(layer)
+        shape = after
+    return tuple(filled), shape
+
+
+def fully_connected(inputs: int, hidden: Sequence[int], outputs: int) -> Network:
+    """Gives the network of an affine layer and a sigmoid for each hidden width, then an affine layer to the logits.
+
+    Raises:
+        InvalidInputError: As for `make_network`.
+    """
+    layers = [layer for width in hidden for layer in (Affine(width), Sigmoid())]
+    return make_network([*layers, Affine(outputs)], (inputs,), outputs)
+
+
 def init(network: Network, key: Array) -> Params:
-    """Draws initial params, float32, from N(0, 1 / inputs) of each affine layer.
+    """Draws initial params, float32, as each layer's initializer says.
 
     Args:
         network: The architecture.
         key: A jax random key. The same key gives the same params.
     """
-    keys = jax.random.split(key, len(network.layers))
-    return tuple(layer.init(layer_key) for layer, layer_key in zip(network.layers, keys, strict=True))
+    keys = jax.random.split(key, len(network.leaves))
+    parts = zip(network.leaves, keys, network.leaf_shapes, strict=True)
+    return tuple(leaf.init(leaf_key, shape) for leaf, leaf_key, shape in parts)
 
 
-def forward(network: Network, params: Params, inputs: Array) -> Array:
-    """Gives the logits `[B, C]` of inputs `[B, D]`, in the params' dtype."""
-    return _forward_with_residuals(network, params, inputs)[0]
+def initial_statistics(network: Network) -> Params:
+    """Gives what layers keep besides their params, before training; shaped like the params, mostly empty."""
+    return tuple(leaf.statistics(shape) for leaf, shape in zip(network.leaves, network.leaf_shapes, strict=True))
 
 
-def loss_and_grads(network: Network, params: Params, inputs: Array, labels: Array) -> tuple[Array, Params]:
-    """Gives the mean cross-entropy of a batch and its gradient by every array of the params.
+def forward(network: Network, params: Params, statistics: Params, inputs: Array) -> Array:
+    """Gives the logits `[B, C]` of inputs `[B, D]` at inference, in the params' dtype."""
+    return chain_fwd(network.layers, params, statistics, _shaped(network, inputs), None)[0]
 
-    The chain rule, from the last layer to the first: each layer's backward pass takes dE/d(its output) and gives
-    dE/d(its params) and dE/d(its input), which is dE/d(output) of the layer before.
+
+def training_loss(
+    network: Network,
+    params: Params,
+    statistics: Params,
+    inputs: Array,
+    labels: Array,
+    key: Array,
+    loss: Loss = CROSS_ENTROPY,
+) -> Array:
+    """Gives the loss that `loss_and_grads` differentiates: the forward passes of training alone."""
+    outputs, _, _ = chain_fwd(network.layers, params, statistics, _shaped(network, inputs), key)
+    return LOSSES[loss.name].op(outputs, labels, **loss.settings)
+
+
+def loss_and_grads(
+    network: Network,
+    params: Params,
+    statistics: Params,
+    inputs: Array,
+    labels: Array,
+    key: Array,
+    loss: Loss = CROSS_ENTROPY,
+) -> tuple[Array, Params, Params]:
+    """Gives the loss of a mini-batch and its gradient by every array of the params: forward, then the chain rule.
 
     Args:
         network: The architecture.
         params: Its params.
+        statistics: What its layers keep besides.
         inputs: `[B, D]`, of the params' dtype.
         labels: `[B]`, integers from 0 to C - 1.
+        key: Of the mini-batch's randomness, which dropout takes.
+        loss: What is minimized.
 
     Returns:
-        The loss, a scalar, and the gradients, shaped like the params.
+        The loss, a scalar; the gradients, shaped like the params; the statistics after this mini-batch.
     """
-    logits, residuals = _forward_with_residuals(network, params, inputs)
-    loss, loss_residuals = operations.softmax_cross_entropy_fwd(logits, labels)
-    g, _ = operations.softmax_cross_entropy_bwd(loss_residuals, jnp.ones_like(loss))
-    grads: list[LayerParams] = []
-    for layer, residual in zip(reversed(network.layers), reversed(residuals), strict=True):
-        layer_grads, g = layer.bwd(residual, g)
-        grads.append(layer_grads)
-    return loss, tuple(reversed(grads))
+    outputs, residuals, after = chain_fwd(network.layers, params, statistics, _shaped(network, inputs), key)
+    operation = LOSSES[loss.name]
+    value, loss_residuals = operation.fwd(outputs, labels, **loss.settings)
+    g = operation.bwd(loss_residuals, jnp.ones_like(value), **loss.settings)[0]
+    assert g is not None
+    grads, _ = chain_bwd(network.layers, residuals, g)
+    return value, grads, after
 
 
-def _forward_with_residuals(network: Network, params: Params, inputs: Array) -> tuple[Array, list[Any]]:
-    outputs, residuals = inputs, []
-    for layer, layer_params in zip(network.layers, params, strict=True):
-        outputs, residual = layer.fwd(layer_params, outputs)
-        residuals.append(residual)
-    return outputs, residuals
+def _width(layer: Layer) -> str:
+    return str(getattr(layer, "outputs", getattr(layer, "channels", "")))
+
+
+def _shaped(network: Network, inputs: Array) -> Array:
+    return inputs.reshape(inputs.shape[0], *network.input_shape)

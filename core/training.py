@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,14 @@ import numpy as np
 from jax import Array, lax
 from numpy.typing import NDArray
 
+from handgrad.core.augmentation import Augmentation
 from handgrad.core.config import Pixels, TrainConfig
-from handgrad.core.network import Network, Params, loss_and_grads
-from handgrad.core.optimizers import Hyperparameters, Optimizer, OptState
+from handgrad.core.network import Loss, Network, initial_statistics, loss_and_grads
+from handgrad.core.operations.base import Params
+from handgrad.core.operations.convolution import Convolution
+from handgrad.core.operations.losses import l2_penalty_bwd
+from handgrad.core.optimizers import Hyperparameters, Optimizer, OptState, clipped
+from handgrad.core.schedules import learning_rates
 
 SECONDS_PER_CALL = 0.03
 """How long a call of the compiled loop should take: long enough to hide the call, short enough to cancel and watch."""
@@ -27,6 +32,56 @@ class TrainState(NamedTuple):
 
     params: Params
     opt_state: OptState
+    statistics: Params
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an iteration is compiled for, besides its shapes.
+
+    Attributes:
+        network: The architecture.
+        optimizer: Makes the updates.
+        loss: What is minimized.
+        pixels: How pixels become inputs.
+        augmentation: What is done to images.
+        decays: Whether weight decay adds to the gradients.
+        clips: Whether gradients are clipped.
+        loops: Whether a call runs a loop of iterations, or a single one. XLA's loops on a CPU run convolutions on one
+            thread and by its own plain code: six times as long for `lenet`, seventeen times for `cnn`. Outside of them
+            an iteration of a convolutional network is long enough to hide its call.
+    """
+
+    network: Network
+    optimizer: Optimizer
+    loss: Loss
+    pixels: Pixels
+    augmentation: Augmentation
+    decays: bool
+    clips: bool
+    loops: bool
+
+
+def recipe_of(network: Network, config: TrainConfig) -> Recipe:
+    """Gives what a configuration compiles to."""
+    optimizer = config.method
+    decays = config.weight_decay > 0 and not optimizer.decoupled
+    return Recipe(
+        *(network, optimizer, config.objective, config.pixels, config.augmentation),
+        decays=decays,
+        clips=config.clip_norm > 0,
+        loops=jax.default_backend() != "cpu" or not any(isinstance(leaf, Convolution) for leaf in network.leaves),
+    )
+
+
+def initial_state(recipe: Recipe, params: Params) -> TrainState:
+    """Gives the state that a run begins with."""
+    return TrainState(params, recipe.optimizer.init(params), initial_statistics(recipe.network))
+
+
+def hyperparameters_of(config: TrainConfig) -> Hyperparameters:
+    """Gives the numbers of a configuration's updates."""
+    return Hyperparameters(*(jnp.float32(getattr(config, field)) for field in Hyperparameters._fields))
 
 
 @dataclass(frozen=True)
@@ -66,25 +121,21 @@ class Chunk:
     epoch_mean_loss: float | None
 
 
-@partial(
-    jax.jit,
-    static_argnames=("network", "optimizer", "batch_size", "pixels"),
-    donate_argnames=("state", "losses"),
-)
+@partial(jax.jit, static_argnames=("recipe", "batch_size"), donate_argnames=("state", "losses"))
 def train_iterations(
     state: TrainState,
     losses: Array,
     images: Array,
     labels: Array,
     permutation: Array,
+    rates: Array,
     hyperparameters: Hyperparameters,
+    key: Array,
     start: Array,
     stop: Array,
     *,
-    network: Network,
-    optimizer: Optimizer,
+    recipe: Recipe,
     batch_size: int,
-    pixels: Pixels,
 ) -> tuple[TrainState, Array]:
     """Runs the iterations from `start` to before `stop` of one epoch, without leaving the device.
 
@@ -92,18 +143,18 @@ def train_iterations(
     not shapes, so that the loop is compiled once whatever the number of iterations a call.
 
     Args:
-        state: Params and optimizer state; donated.
+        state: Params, optimizer state and statistics; donated.
         losses: `[iterations of the epoch]`, float32; donated. Elements start to stop - 1 are filled in.
         images: `[N, D]`, uint8 or float32; a batch is converted to float32 as it is gathered.
         labels: `[N]`, integer.
         permutation: Indices into the images, `[at least stop * B]`, int32.
-        hyperparameters: Scalars, float32.
+        rates: Learning rates, `[iterations of the epoch]`, float32.
+        hyperparameters: Scalars, float32; the learning rate's place is taken by `rates`.
+        key: Of the epoch; each iteration's is `fold_in(key, i)`.
         start: First iteration, a scalar int32.
-        stop: The iteration to stop before, a scalar int32.
-        network: The architecture.
-        optimizer: Makes the update.
+        stop: The iteration to stop before, a scalar int32; `start + 1` for a recipe that does not loop.
+        recipe: What an iteration does.
         batch_size: B.
-        pixels: How pixels become inputs.
 
     Returns:
         The state and the losses after these iterations.
@@ -113,26 +164,71 @@ def train_iterations(
         state, losses = carry
         # A permutation is in bounds by construction, which spares the gather its checks.
         indices = lax.dynamic_slice(permutation, (i * batch_size,), (batch_size,))
-        inputs = scale_pixels(images.at[indices].get(mode="promise_in_bounds"), pixels)
+        inputs = scale_pixels(images.at[indices].get(mode="promise_in_bounds"), recipe.pixels)
         targets = labels.at[indices].get(mode="promise_in_bounds")
-        loss, grads = loss_and_grads(network, state.params, inputs, targets)
-        params, opt_state = optimizer.update(grads, state.opt_state, state.params, hyperparameters)
-        return TrainState(params, opt_state), losses.at[i].set(loss)
+        # Nothing is computed of a key that nobody uses.
+        images_key, layers_key = jax.random.split(jax.random.fold_in(key, i))
+        if recipe.augmentation:
+            shaped = inputs.reshape(batch_size, *recipe.network.input_shape)
+            inputs = recipe.augmentation(images_key, shaped).reshape(batch_size, -1)
+        loss, grads, statistics = loss_and_grads(
+            recipe.network, state.params, state.statistics, inputs, targets, layers_key, recipe.loss
+        )
+        if recipe.decays:
+            grads = with_decay(grads, state.params, hyperparameters.weight_decay)
+        if recipe.clips:
+            grads = clipped(grads, hyperparameters.clip_norm)
+        params, opt_state = recipe.optimizer.update(
+            grads, state.opt_state, state.params, hyperparameters._replace(learning_rate=rates[i])
+        )
+        return TrainState(params, opt_state, statistics), losses.at[i].set(loss)
 
+    if not recipe.loops:
+        return iteration(start, (state, losses))
     after: tuple[TrainState, Array] = lax.fori_loop(start, stop, iteration, (state, losses))
     return after
 
 
-def scale_pixels(images: Array, pixels: Pixels) -> Array:
+def with_decay(grads: Params, params: Params, decay: Array) -> Params:
+    """Adds the gradient of `l2_penalty` to that of each array of weights."""
+
+    def decayed(layer: dict[str, Array], layer_grads: dict[str, Array]) -> dict[str, Array]:
+        if "W" not in layer:
+            return layer_grads
+        W_grad, _ = l2_penalty_bwd((layer["W"], decay), jnp.ones_like(decay))
+        return layer_grads | {"W": layer_grads["W"] + W_grad}
+
+    return tuple(decayed(layer, layer_grads) for layer, layer_grads in zip(params, grads, strict=True))
+
+
+def scale_pixels(images: Array | NDArray[Any], pixels: Pixels) -> Array:
     """Gives images as float32 inputs: as they are for `raw`, divided by 255 for `unit`."""
-    inputs = images.astype(jnp.float32)
+    inputs = jnp.asarray(images, jnp.float32)
     return inputs / 255 if pixels == "unit" else inputs
 
 
 def keys_of_run(seed: int) -> tuple[Array, Array]:
-    """Gives the two keys of a run: one for the initial params, one for the permutations."""
-    init_key, permutation_key = jax.random.split(jax.random.key(seed))
-    return init_key, permutation_key
+    """Gives the two keys of a run: one for the initial params, one for the permutations and all else that is random."""
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    return init_key, run_key
+
+
+_VALIDATION_SEED = 0x68616E64
+"""Of the choice of validation images, which is the same in every run, so that none ever trains on them."""
+
+
+def split_indices(size: int, validation_images: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Gives the images of a training split that are trained on, and those that are kept for validation.
+
+    Args:
+        size: Images of the split.
+        validation_images: How many are kept.
+
+    Returns:
+        Indices, `[size - validation_images]` and `[validation_images]`, int32, in order; the same for the same numbers.
+    """
+    order = np.random.Generator(np.random.Philox(_VALIDATION_SEED)).permutation(np.arange(size, dtype=np.int32))
+    return np.sort(order[validation_images:]), np.sort(order[:validation_images])
 
 
 def epoch_permutation(key: Array, epoch: int, size: int) -> NDArray[np.int32]:
@@ -155,13 +251,12 @@ def epoch_permutation(key: Array, epoch: int, size: int) -> NDArray[np.int32]:
 
 
 def train(
-    network: Network,
-    optimizer: Optimizer,
+    recipe: Recipe,
     config: TrainConfig,
     state: TrainState,
     images: Array,
     labels: Array,
-    permutation_key: Array,
+    key: Array,
     start: Position = FIRST,
 ) -> Iterator[Chunk]:
     """Trains a network, some iterations at a time; between two chunks the caller may look, publish or stop.
@@ -170,38 +265,43 @@ def train(
     that was never interrupted.
 
     Args:
-        network: The architecture.
-        optimizer: Makes the updates.
+        recipe: What an iteration does: `recipe_of` the network and the settings.
         config: The settings, which have been checked.
         state: Where to begin. Its arrays are given away.
-        images: `[N, D]` on the device, uint8 or float32.
+        images: `[N, D]` on the device, uint8 or float32, those for validation included.
         labels: `[N]` on the device, integer.
-        permutation_key: Of the epochs' permutations.
+        key: Of the epochs' permutations, and of what is random in their iterations.
         start: Where in the run `state` is.
 
     Yields:
         A chunk each SECONDS_PER_CALL or so, cut at each epoch's end and each multiple of publish_every_iterations. The
         cuts change no bit of the result.
     """
-    size = images.shape[0]
-    per_epoch = config.iterations_per_epoch(size)
+    trained, _ = split_indices(images.shape[0], config.validation_images)
+    size = len(trained)
+    per_epoch = config.iterations_per_epoch(images.shape[0])
     full, rest = divmod(size, config.batch_size)
-    hyperparameters = Hyperparameters(jnp.float32(config.learning_rate), jnp.float32(config.momentum))
-    run = partial(train_iterations, network=network, optimizer=optimizer, pixels=config.pixels)
+    hyperparameters = hyperparameters_of(config)
+    run = partial(train_iterations, recipe=recipe)
     pace = _FIRST_CALL_ITERATIONS
     first_epoch, begin = divmod(start.iteration, per_epoch)
     for epoch in range(first_epoch + 1, config.epochs + 1):
         done = (epoch - 1) * per_epoch
-        permutation = jnp.asarray(epoch_permutation(permutation_key, epoch, size))
+        permutation = jnp.asarray(trained[epoch_permutation(key, epoch, size)])
+        rates = jnp.asarray(_rates(config, done, per_epoch))
+        epoch_key = jax.random.fold_in(key, epoch)
         known = np.zeros(full, np.float32)
         known[:begin] = start.epoch_losses[:begin]
         losses = jnp.array(known)
         while begin < full:
             stop = min(begin + pace, full, _next_publication(done + begin, config) - done)
             began = time.perf_counter()
-            state, losses = run(
-                state, losses, images, labels, permutation, hyperparameters, begin, stop, batch_size=config.batch_size
-            )
+            for first in (begin,) if recipe.loops else range(begin, stop):
+                state, losses = run(
+                    *(state, losses, images, labels, permutation, rates, hyperparameters, epoch_key),
+                    *(first, stop if recipe.loops else first + 1),
+                    batch_size=config.batch_size,
+                )
             new = np.array(losses)[begin:stop]
             seconds = time.perf_counter() - began
             pace = _next_pace(pace, stop - begin, seconds)
@@ -213,11 +313,25 @@ def train(
             # Fewer images are another shape, and so another compiled loop, of one iteration.
             tail = permutation[full * config.batch_size :]
             one = jnp.zeros(1, jnp.float32)
-            state, one = run(state, one, images, labels, tail, hyperparameters, 0, 1, batch_size=rest)
+            tail_key = jax.random.fold_in(epoch_key, full)
+            state, one = run(
+                *(state, one, images, labels, tail, rates[full:], hyperparameters, tail_key, 0, 1), batch_size=rest
+            )
             new = np.array(one)
             total = float(np.sum(np.array(losses), dtype=np.float64)) * config.batch_size + float(new[0]) * rest
             yield Chunk(epoch, done + per_epoch, new, state, total / size)
         begin = 0
+
+
+def _rates(config: TrainConfig, begin: int, per_epoch: int) -> NDArray[np.float32]:
+    return learning_rates(
+        *(config.learning_rate, config.schedule, begin, per_epoch),
+        per_epoch=per_epoch,
+        epochs=config.epochs,
+        factor=config.schedule_factor,
+        every=config.schedule_epochs,
+        warmup=config.warmup_epochs,
+    )
 
 
 def _next_publication(iteration: int, config: TrainConfig) -> int:

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from handgrad.core.errors import InvalidInputError
 from handgrad.server.auth import read_tokens
+from handgrad.server.certificates import Certificates
 from handgrad.server.checkpoints import Checkpoints
 from handgrad.server.datasets import Datasets
 from handgrad.server.interceptors import CallInterceptor
@@ -138,8 +139,10 @@ def _open(storage: Storage, settings: Settings, metrics: Metrics) -> State:
         idle=metrics.idle,
     )
     uploads = Uploads(storage, datasets, max_bytes=settings.max_dataset_bytes)
-    checkpoints = Checkpoints(storage)
-    return State(jobs, models, datasets, uploads, checkpoints, storage.objects, worker, settings.max_streams)
+    checkpoints, certificates = Checkpoints(storage), Certificates(storage)
+    return State(
+        *(jobs, models, datasets, uploads, checkpoints, certificates, storage.objects, worker, settings.max_streams)
+    )
 
 
 def run(settings: Settings, *, private: bool) -> None:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from handgrad.core.network import Network
-from handgrad.core.parameter_files import read
+from handgrad.core.parameter_files import read_arrays
+from handgrad.core.verification import Certificate
+from handgrad.server.certificates import certificate_from_json, certificate_to_json
 from handgrad.server.errors import AlreadyExistsError, NotFoundError, PreconditionError
 from handgrad.server.models import Arrays, Draft, OptimizerState, Version, read_params
 from handgrad.server.storage import Storage, network_from_json, network_to_json
@@ -19,10 +21,12 @@ class Checkpoint:
     Attributes:
         name: The name.
         version: What was saved; its job is empty, and its time is that of the saving.
+        certificate: That of its network's gradients; None where the network has none.
     """
 
     name: str
     version: Version
+    certificate: Certificate | None
 
 
 class Checkpoints:
@@ -31,7 +35,7 @@ class Checkpoints:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
-    def save(self, name: str, version: Version) -> Checkpoint:
+    def save(self, name: str, version: Version, certificate: Certificate | None) -> Checkpoint:
         """Saves a version; when this returns, it is on disk. Saving the same again changes nothing.
 
         Raises:
@@ -57,6 +61,7 @@ class Checkpoints:
             "iteration": version.iteration,
             "loss": version.loss,
             "save_time": time.time(),
+            "certificate": certificate and certificate_to_json(certificate),
         }
         with self._storage.database.transaction() as writer:
             held = writer.execute("SELECT * FROM checkpoints WHERE name = ?", (name,)).fetchone()
@@ -104,10 +109,10 @@ class Checkpoints:
             raise PreconditionError(
                 f"checkpoint {name} has no optimizer state: it was saved from params of a file or of plain SGD"
             )
-        arrays = read_params(self._storage, saved.params).arrays
+        arrays = read_params(self._storage, saved.params, saved.network).arrays
         draft = Draft(model, arrays, None, saved.pixels, "", saved.iteration, saved.loss)
         if with_optimizer and saved.optimizer:
-            state: Arrays = read(self._storage.objects.get(saved.optimizer), saved.optimizer)
+            state: Arrays = read_arrays(self._storage.objects.get(saved.optimizer), saved.optimizer)
             draft = replace(draft, optimizer=OptimizerState(saved.optimizer_name, state))
         return saved.network, draft
 
@@ -142,4 +147,5 @@ def _checkpoint_of(row: Mapping[str, Any] | Any) -> Checkpoint:
         iteration=row["iteration"],
         loss=row["loss"],
     )
-    return Checkpoint(row["name"], version)
+    told = row["certificate"]
+    return Checkpoint(row["name"], version, certificate_from_json(told) if told else None)

@@ -2,26 +2,32 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from handgrad.core.config import Pixels, TrainConfig
+from handgrad.core.description import describe
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.evaluation import Evaluation
 from handgrad.core.network import Network
+from handgrad.core.network_spec import layers_from_spec, layers_to_spec
+from handgrad.core.verification import AUTODIFF_TOLERANCE, DIFFERENCES_TOLERANCE, FLOAT32_TOLERANCE, Certificate
+from handgrad.server.certificates import VERSION
 from handgrad.server.checkpoints import Checkpoint
 from handgrad.server.datasets import MNIST, SplitName, Summary
 from handgrad.server.jobs import Epoch, Event, Job, JobState, Progress
 from handgrad.server.models import Data, Model, Version
 from handgrad.server.names import check_name
-from handgrad.server.planning import NetworkRequest, TrainSettings
+from handgrad.server.planning import NetworkChoice, NetworkRequest, TrainSettings
 from handgrad.server.uploads import File
-from handgrad.v1 import dataset_pb2, job_pb2, network_pb2, params_pb2, training_service_pb2
+from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, params_pb2, training_service_pb2
 
 MAX_INLINED_BYTES: Final = 3 * 2**20
 """Params of at most this size come inside a reply. gRPC receives 4 MB unless a client says otherwise."""
@@ -54,7 +60,7 @@ _DTYPES: Final[dict[int, np.dtype[Any]]] = {
     params_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
 }
 _DATA_TYPES: Final = {"uint8": params_pb2.DATA_TYPE_UINT8, "float32": params_pb2.DATA_TYPE_FLOAT32}
-_OVERRIDES: Final = ("batch_size", "epochs", "learning_rate", "seed", "publish_every_iterations", "momentum")
+_CONFIG: Final = tuple(field.name for field in fields(TrainConfig) if field.name != "pixels")
 
 MAX_PAGE: Final = 100
 MAX_DIMENSIONS: Final = 8
@@ -76,17 +82,16 @@ def split_from_proto(value: int) -> SplitName:
 
 def settings_from_proto(request: training_service_pb2.TrainRequest) -> TrainSettings:
     """Gives what a Train request asks for; what it leaves out is left open, but for the preset and the data set."""
-    network = request.network
+    config = request.config
+    given = {field.name for field, _ in config.ListFields()}
     return TrainSettings(
         preset=request.preset or "report",
         model=request.model and check_name(request.model, "model"),
         dataset=dataset_name(request.dataset),
-        network=NetworkRequest(network.inputs, tuple(network.hidden), network.outputs)
-        if request.HasField("network")
-        else None,
-        pixels=pixels_from_proto(request.pixels),
+        network=network_from_proto(config.network) if config.HasField("network") else None,
+        pixels=pixels_from_proto(config.pixels),
         continue_optimizer=not request.fresh_optimizer,
-        overrides={field: getattr(request, field) for field in _OVERRIDES if request.HasField(field)},
+        overrides={field: getattr(config, field) for field in _CONFIG if field in given},
     )
 
 
@@ -95,22 +100,95 @@ def dataset_name(name: str) -> str:
     return check_name(name or MNIST, "dataset")
 
 
-def network_to_proto(network: Network) -> network_pb2.Network:
-    """Gives a network."""
-    return network_pb2.Network(inputs=network.inputs, hidden=network.hidden, outputs=network.outputs)
+def network_from_proto(network: network_pb2.NetworkSpec) -> NetworkRequest:
+    """Gives a network as it is asked for."""
+    if len(network.input_shape) > MAX_DIMENSIONS:
+        raise InvalidInputError(
+            "network.input_shape", f"{MAX_DIMENSIONS} lengths at most; got {len(network.input_shape)}"
+        )
+    layers = layers_from_spec([_layer_to_spec(layer) for layer in network.layers])
+    return NetworkRequest(tuple(network.input_shape), layers)
+
+
+def _layer_to_spec(layer: network_pb2.Layer) -> dict[str, Any]:
+    settings: dict[str, Any] = MessageToDict(layer.settings)
+    branches = {"layers": layer.layers, "shortcut": layer.shortcut}
+    inside = {name: [_layer_to_spec(each) for each in layers] for name, layers in branches.items() if layers}
+    return {"kind": layer.kind} | settings | inside
+
+
+@lru_cache(maxsize=64)
+def network_to_proto(network: Network) -> network_pb2.NetworkSpec:
+    """Gives a network. What is given is everybody's: it is not to be changed."""
+    layers = [_layer_to_proto(layer) for layer in layers_to_spec(network.layers)]
+    return network_pb2.NetworkSpec(input_shape=network.input_shape, layers=layers)
+
+
+def _layer_to_proto(spec: Mapping[str, Any]) -> network_pb2.Layer:
+    inside = {name: [_layer_to_proto(each) for each in spec.get(name, ())] for name in ("layers", "shortcut")}
+    layer = network_pb2.Layer(kind=spec["kind"], layers=inside["layers"], shortcut=inside["shortcut"])
+    layer.settings.update({name: value for name, value in spec.items() if name not in ("kind", *inside)})
+    return layer
+
+
+def choice_from_proto(choice: training_service_pb2.NetworkChoice) -> NetworkChoice:
+    """Gives a network to look at."""
+    if choice.version < 0:
+        raise InvalidInputError("choice.version", f"0 for the newest, or 1, 2, 3, ...; got {choice.version}")
+    return NetworkChoice(
+        network=network_from_proto(choice.network) if choice.HasField("network") else None,
+        preset=choice.preset,
+        model=choice.model and check_name(choice.model, "choice.model"),
+        version=choice.version,
+        dataset=dataset_name(choice.dataset),
+    )
+
+
+def description_to_proto(network: Network) -> training_service_pb2.DescribeNetworkResponse:
+    """Gives a network layer by layer."""
+    rows = describe(network)
+    return training_service_pb2.DescribeNetworkResponse(
+        network=network_to_proto(network),
+        layers=[
+            network_pb2.LayerDescription(
+                position=row.position,
+                kind=row.layer.kind,
+                input_shape=row.input_shape,
+                output_shape=row.output_shape,
+                parameters=row.parameters,
+                flops=row.flops,
+            )
+            for row in rows
+        ],
+        parameters=network.parameters,
+        flops=sum(row.flops for row in rows),
+    )
+
+
+def certificate_to_proto(certificate: Certificate | None) -> certificate_pb2.Certificate | None:
+    """Gives what was found of gradients; None for None."""
+    if certificate is None:
+        return None
+    return certificate_pb2.Certificate(
+        passed=certificate.passed,
+        checks=[certificate_pb2.ArrayCheck(passed=check.passed, **vars(check)) for check in certificate.checks],
+        autodiff_tolerance=AUTODIFF_TOLERANCE,
+        differences_tolerance=DIFFERENCES_TOLERANCE,
+        float32_tolerance=FLOAT32_TOLERANCE,
+        batch_size=certificate.batch_size,
+        seed=certificate.seed,
+        data=certificate.data,
+        jax=certificate.jax,
+        handgrad=VERSION,
+    )
 
 
 def config_to_proto(network: Network, config: TrainConfig) -> job_pb2.TrainConfig:
     """Gives the settings of a run."""
     return job_pb2.TrainConfig(
         network=network_to_proto(network),
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        learning_rate=config.learning_rate,
         pixels=_PIXELS_TO_PROTO[config.pixels],
-        seed=config.seed,
-        publish_every_iterations=config.publish_every_iterations,
-        momentum=config.momentum,
+        **{field: getattr(config, field) for field in _CONFIG},
     )
 
 
@@ -137,6 +215,9 @@ def job_to_proto(job: Job, iteration: int | None = None) -> job_pb2.Job:
         sequence=job.sequence,
         resumes=job.resumes,
         continued_optimizer_state=job.continued,
+        best_epoch=job.best_epoch,
+        best_version=job.best_version,
+        stopped_early=job.stopped_early,
     )
 
 
@@ -164,6 +245,10 @@ def event_to_proto(job: Job, event: Event) -> job_pb2.JobEvent:
         then = job_to_proto(job, 0)
         for field in ("error", "version", "params_sha256", "end_time", "resumes"):
             then.ClearField(field)
+        # Nor was anything known of validation.
+        then.ClearField("best_epoch")
+        then.ClearField("best_version")
+        then.ClearField("stopped_early")
         then.sequence = event.sequence
         if event.kind == "started":
             then.state = job_pb2.JOB_STATE_RUNNING
@@ -207,7 +292,7 @@ def name_page_from_proto(token: str) -> str:
 
 def epoch_to_proto(epoch: Epoch) -> job_pb2.Epoch:
     """Gives the sum of an epoch."""
-    return job_pb2.Epoch(epoch=epoch.epoch, mean_loss=epoch.mean_loss, seconds=epoch.seconds)
+    return job_pb2.Epoch(**vars(epoch))
 
 
 def progress_to_proto(progress: Progress) -> job_pb2.Progress:
@@ -292,6 +377,7 @@ def checkpoint_to_proto(checkpoint: Checkpoint) -> params_pb2.Checkpoint:
         version=saved.number,
         iteration=saved.iteration,
         loss=saved.loss,
+        certificate=certificate_to_proto(checkpoint.certificate),
     )
 
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 from handgrad.core.errors import InvalidInputError
 from handgrad.server.errors import ExhaustedError, StorageError
 
-VERSION: Final = 1
-"""Of the schema. A database of another is refused, never guessed at."""
+VERSION: Final = 2
+"""Of the schema. A database of an older one is brought up to it; one of a newer is refused, never guessed at."""
 
 _SCHEMA: Final = """
 CREATE TABLE jobs (
@@ -43,7 +43,11 @@ CREATE TABLE jobs (
     snapshot_params TEXT,
     snapshot_optimizer TEXT,
     snapshot_key BLOB,
-    snapshot_epoch_seconds REAL
+    snapshot_epoch_seconds REAL,
+    best_epoch INTEGER NOT NULL DEFAULT 0,   -- with the smallest validation loss; 0 for none
+    best_loss REAL,
+    best_version INTEGER NOT NULL DEFAULT 0,
+    stopped_early INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX jobs_by_state ON jobs (state, number);
 CREATE INDEX jobs_by_client ON jobs (client, start_time);
@@ -101,7 +105,8 @@ CREATE TABLE checkpoints (
     pixels TEXT,
     iteration INTEGER NOT NULL,
     loss REAL,
-    save_time REAL NOT NULL
+    save_time REAL NOT NULL,
+    certificate TEXT                 -- JSON; NULL where the network has none
 );
 CREATE INDEX checkpoints_by_params ON checkpoints (params);
 CREATE INDEX checkpoints_by_optimizer ON checkpoints (optimizer);
@@ -119,7 +124,27 @@ CREATE TABLE uploads (
     files TEXT NOT NULL,             -- JSON: name, size and SHA-256 of each
     create_time REAL NOT NULL
 );
+CREATE TABLE certificates (
+    network TEXT NOT NULL,           -- JSON
+    handgrad TEXT NOT NULL,          -- the version whose gradients were judged
+    body TEXT NOT NULL,              -- JSON
+    PRIMARY KEY (network, handgrad)
+) WITHOUT ROWID;
 """
+
+_MIGRATIONS: Final = {
+    1: """
+ALTER TABLE jobs ADD COLUMN best_epoch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN best_loss REAL;
+ALTER TABLE jobs ADD COLUMN best_version INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN stopped_early INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE checkpoints ADD COLUMN certificate TEXT;
+CREATE TABLE certificates (
+    network TEXT NOT NULL, handgrad TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (network, handgrad)
+) WITHOUT ROWID;
+""",
+}
+"""What brings a database from a version to the next."""
 
 
 class Database:
@@ -137,12 +162,12 @@ class Database:
             self._writer, self._reader = _connect(path), _connect(path)
             with self.transaction() as writer:
                 found = writer.execute("PRAGMA user_version").fetchone()[0]
-                if found == 0:
-                    for statement in _SCHEMA.split(";\n"):
-                        writer.execute(statement)
-                    writer.execute(f"PRAGMA user_version = {VERSION}")
-                elif found != VERSION:
+                if found > VERSION:
                     raise InvalidInputError("data_dir", f"{path} is of schema {found}; this handgrad has {VERSION}")
+                scripts = [_SCHEMA] if found == 0 else [_MIGRATIONS[old] for old in range(found, VERSION)]
+                for statement in (part for script in scripts for part in script.split(";\n")):
+                    writer.execute(statement)
+                writer.execute(f"PRAGMA user_version = {VERSION}")
             damage = self._writer.execute("PRAGMA quick_check").fetchone()[0]
         except sqlite3.DatabaseError as error:
             raise InvalidInputError("data_dir", f"{path} cannot be used: {error}") from error

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from handgrad.core.datasets import Dataset, Split, from_arrays, mnist, to_arrays
-from handgrad.core.parameter_files import read, to_safetensors
+from handgrad.core.parameter_files import read_arrays, to_safetensors
 from handgrad.server.errors import AlreadyExistsError, NotFoundError, PreconditionError
 from handgrad.server.storage import Storage
 
@@ -178,12 +180,22 @@ class Datasets:
         self._on_device.move_to_end(key)
         return self._on_device[key]
 
+    def images(self, name: str, seed: int, count: int) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """Gives some images of the training split, `[count, D]`, drawn by a seed.
+
+        Raises:
+            NotFoundError: There is none of that name.
+            DamagedError: Its object is missing or damaged.
+        """
+        images = self._load(MNIST if name == MNIST else self._row(name)["object"]).train.images
+        return images[np.random.default_rng(seed).integers(0, len(images), count)]
+
     def _load(self, key: str) -> Dataset:
         if key == MNIST:
             return self._shipped()[0]
         with self._lock:
             if key not in self._in_memory:
-                self._in_memory[key] = from_arrays(read(self._storage.objects.get(key), key), key)
+                self._in_memory[key] = from_arrays(read_arrays(self._storage.objects.get(key), key), key)
                 if len(self._in_memory) > DATASETS_IN_MEMORY:
                     self._in_memory.popitem(last=False)
             self._in_memory.move_to_end(key)

@@ -41,11 +41,13 @@ class JobState(Enum):
 
 @dataclass(frozen=True)
 class Epoch:
-    """The sum of an epoch: its number, its mean loss, the seconds it took."""
+    """The sum of an epoch: its number, its mean loss, the seconds it took, and how the validation images did then."""
 
     epoch: int
     mean_loss: float
     seconds: float
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,10 @@ class Job:
         start_time: When it began to run.
         end_time: When it ended.
         snapshot: Where it can be taken up; None before the first snapshot and after its end.
+        best_epoch: Epoch with the smallest validation loss; 0 for none.
+        best_loss: That loss.
+        best_version: Version that was published then; 0 for none.
+        stopped_early: Whether its patience was over.
     """
 
     number: int
@@ -170,6 +176,10 @@ class Job:
     start_time: float | None
     end_time: float | None
     snapshot: Snapshot | None
+    best_epoch: int
+    best_loss: float | None
+    best_version: int
+    stopped_early: bool
 
 
 EventBody: TypeAlias = Mapping[str, Any]
@@ -435,7 +445,9 @@ def begin(writer: sqlite3.Connection, name: str, *, continued: bool) -> Job | No
     return _job_of(writer.execute(query, (name,)).fetchone())
 
 
-def end(writer: sqlite3.Connection, job: Job, state: JobState, error: str) -> list[str | None]:
+def end(
+    writer: sqlite3.Connection, job: Job, state: JobState, error: str, *, stopped_early: bool = False
+) -> list[str | None]:
     """Records that a job ended; a part of a transaction. Gives the objects of its snapshot, which it needs no more."""
     before = _snapshot_objects(writer, job)
     record(
@@ -446,6 +458,7 @@ def end(writer: sqlite3.Connection, job: Job, state: JobState, error: str) -> li
         state=state.value,
         error=error,
         end_time=time.time(),
+        stopped_early=stopped_early,
         snapshot_params=None,
         snapshot_optimizer=None,
         snapshot_key=None,
@@ -467,6 +480,15 @@ def advance(writer: sqlite3.Connection, job: Job, iteration: int, losses: NDArra
 def epoch_ended(writer: sqlite3.Connection, job: Job, epoch: Epoch) -> None:
     """Records that an epoch ended; a part of a transaction."""
     record(writer, job, "epoch", asdict(epoch))
+
+
+def judge_epoch(writer: sqlite3.Connection, job: Job, epoch: Epoch, version: int) -> None:
+    """Records an epoch and the version published at its end as the best, if it is; a part of a transaction."""
+    writer.execute(
+        """UPDATE jobs SET best_epoch = ?, best_loss = ?, best_version = ?
+           WHERE number = ? AND (best_loss IS NULL OR best_loss > ?)""",
+        (epoch.epoch, epoch.validation_loss, version, job.number, epoch.validation_loss),
+    )
 
 
 def take_snapshot(writer: sqlite3.Connection, job: Job, taken: Snapshot) -> list[str | None]:
@@ -571,4 +593,8 @@ def _job_of(row: sqlite3.Row) -> Job:
         start_time=row["start_time"],
         end_time=row["end_time"],
         snapshot=snapshot,
+        best_epoch=row["best_epoch"],
+        best_loss=row["best_loss"],
+        best_version=row["best_version"],
+        stopped_early=bool(row["stopped_early"]),
     )

@@ -44,6 +44,7 @@ class Entry:
         epoch_seconds: As in Snapshot.
         epoch: The epoch that ended here.
         end: The state that the job ends in, and why.
+        stopped_early: Whether it ends since its patience is over.
     """
 
     job: Job
@@ -56,6 +57,7 @@ class Entry:
     epoch_seconds: float = 0.0
     epoch: Epoch | None = None
     end: tuple[JobState, str] | None = None
+    stopped_early: bool = False
 
 
 class Journal:
@@ -153,9 +155,11 @@ class Journal:
                     if entry.draft and entry.publish:
                         version = self._models.insert(writer, entry.draft, names)
                         journal_of.published(writer, entry.job, version)
+                        if entry.epoch and entry.epoch.validation_loss is not None:
+                            journal_of.judge_epoch(writer, entry.job, entry.epoch, version.number)
                         published.append((version, data_of(entry.draft.arrays)))
                     if entry.end:
-                        released += journal_of.end(writer, entry.job, *entry.end)
+                        released += journal_of.end(writer, entry.job, *entry.end, stopped_early=entry.stopped_early)
             self._models.announce(published)
         for entry in entries:
             entry.live.commit(entry.iteration)

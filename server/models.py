@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from handgrad.core.config import Pixels
 from handgrad.core.network import Network
-from handgrad.core.parameter_files import check_named_arrays, read, to_safetensors
+from handgrad.core.parameter_files import check_named_arrays, read_arrays, to_safetensors
 from handgrad.server.errors import NotFoundError, PreconditionError
 from handgrad.server.names import next_name
 from handgrad.server.storage import Storage, network_from_json, network_to_json
@@ -186,7 +186,7 @@ class Models:
             if model is not None:
                 if model.network != network:
                     raise PreconditionError(
-                        f"model {name} has widths {_widths(model.network)}, not {_widths(network)}; choose another name"
+                        f"model {name} has another network, {_told(model.network, network)}; choose another name"
                     )
                 return name
             writer.execute(
@@ -261,8 +261,9 @@ class Models:
         )
         kept = max(1, min(self._keep_versions, BYTES_KEPT // len(data)))
         writer.execute(
-            "DELETE FROM versions WHERE model = ? AND number <= ? AND (? = 0 OR number % ? != 0)",
-            (model, number - kept, self._keep_every, self._keep_every),
+            """DELETE FROM versions WHERE model = ? AND number <= ? AND (? = 0 OR number % ? != 0)
+               AND number NOT IN (SELECT best_version FROM jobs WHERE jobs.model = ? AND state = 'running')""",
+            (model, number - kept, self._keep_every, self._keep_every, model),
         )
         return _version_of(row, network)
 
@@ -353,7 +354,7 @@ class Models:
             if version.params in self._cache:
                 self._cache.move_to_end(version.params)
                 return self._cache[version.params]
-        data = read_params(self._storage, version.params)
+        data = read_params(self._storage, version.params, version.network)
         with self.changed:
             self._remember(version.params, data)
         return data
@@ -381,14 +382,14 @@ class Models:
             size -= len(self._cache.popitem(last=False)[1].data)
 
 
-def read_params(storage: Storage, name: str) -> Data:
+def read_params(storage: Storage, name: str, network: Network) -> Data:
     """Reads an object that holds params.
 
     Raises:
         DamagedError: It is missing or damaged.
     """
-    _, arrays = check_named_arrays(read(storage.objects.get(name), name), name)
-    return data_of(arrays)
+    # In the layout's order, which is that of the data and its SHA-256; the file has its own.
+    return data_of(check_named_arrays(read_arrays(storage.objects.get(name), name), name, network)[1])
 
 
 def _check_idle(writer: sqlite3.Connection, name: str) -> None:
@@ -420,5 +421,9 @@ def _version_of(row: Mapping[str, Any] | sqlite3.Row, network: Network) -> Versi
     )
 
 
-def _widths(network: Network) -> str:
-    return "-".join(map(str, network.widths))
+def _told(held: Network, asked: Network) -> str:
+    """Tells two networks apart in a few words."""
+    if held.title != asked.title:
+        return f"{held.title}, not {asked.title}"
+    pairs = enumerate(zip(held.layers, asked.layers, strict=False), start=1)
+    return next((f"whose layer {number} is {a}, not {b}" for number, (a, b) in pairs if a != b), held.title)

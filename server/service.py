@@ -10,12 +10,17 @@ from threading import BoundedSemaphore
 from typing import Final
 
 import grpc
+import numpy as np
 
+from handgrad.core.config import MAX_SEED, preset
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.evaluation import evaluate, predict
 from handgrad.core.network import Network
 from handgrad.core.parameter_files import MAX_FILE_BYTES, check_named_arrays, from_named_arrays, read
+from handgrad.core.training import scale_pixels
+from handgrad.core.verification import BATCH_SIZE, MAX_PARAMETERS, Certificate, certify, check_network, check_operations
 from handgrad.server import auth, convert
+from handgrad.server.certificates import Certificates
 from handgrad.server.checkpoints import Checkpoints
 from handgrad.server.datasets import Datasets
 from handgrad.server.disk import Objects
@@ -24,7 +29,7 @@ from handgrad.server.interceptors import Encoded
 from handgrad.server.jobs import Caller, Job, Jobs, Progress
 from handgrad.server.models import Draft, Models, Version
 from handgrad.server.names import check_name
-from handgrad.server.planning import check_fit, plan
+from handgrad.server.planning import check_fit, chosen_network, plan
 from handgrad.server.uploads import CHUNK_BYTES, Uploads
 from handgrad.server.worker import Worker
 from handgrad.v1 import job_pb2
@@ -33,7 +38,7 @@ from handgrad.v1.training_service_pb2_grpc import TrainingServiceServicer
 
 log = logging.getLogger(__name__)
 
-LOSSES_PER_REPLY: Final = 300_000
+LOSSES_PER_REPLY: Final = 150_000
 """So many, with 100,000 epochs, which is the most there are, stay below the 4 MB that gRPC receives."""
 
 MAX_REQUEST_ID_BYTES: Final = 128
@@ -50,6 +55,7 @@ class State:
     datasets: Datasets
     uploads: Uploads
     checkpoints: Checkpoints
+    certificates: Certificates
     objects: Objects
     worker: Worker
     max_streams: int
@@ -183,7 +189,8 @@ class TrainingService(TrainingServiceServicer):
         """Saves a checkpoint."""
         del context
         name = check_name(request.checkpoint, "checkpoint")
-        saved = self._state.checkpoints.save(name, self._version(request))
+        version = self._version(request)
+        saved = self._state.checkpoints.save(name, version, self._state.certificates.of(version.network))
         return pb.SaveParamsResponse(checkpoint=convert.checkpoint_to_proto(saved))
 
     def LoadParams(self, request: pb.LoadParamsRequest, context: grpc.ServicerContext) -> pb.LoadParamsResponse:  # noqa: N802
@@ -194,7 +201,11 @@ class TrainingService(TrainingServiceServicer):
             request.model and check_name(request.model, "model"),
             with_optimizer=request.with_optimizer_state,
         )
-        return pb.LoadParamsResponse(params_version=convert.version_to_proto(self._publish(draft, network)))
+        certificate = self._state.checkpoints.get(request.checkpoint).certificate
+        return pb.LoadParamsResponse(
+            params_version=convert.version_to_proto(self._publish(draft, network)),
+            certificate=convert.certificate_to_proto(certificate),
+        )
 
     def UploadParams(  # noqa: N802
         self, request_iterator: Iterator[pb.UploadParamsRequest], context: grpc.ServicerContext
@@ -212,7 +223,12 @@ class TrainingService(TrainingServiceServicer):
         first = first or pb.UploadParamsRequest()
         file = first.file or "file"
         model = first.model and check_name(first.model, "model")
-        network, arrays = check_named_arrays(read(bytes(content), file), file)
+        found, told = read(bytes(content), file)
+        held = self._state.models.network(model)
+        # A file that does not say what it holds is held against the model it is for, unless its arrays tell all.
+        network, arrays = check_named_arrays(
+            found, file, told or (None if held is None or held.is_fully_connected else held)
+        )
         return pb.UploadParamsResponse(
             params_version=convert.version_to_proto(self._publish(Draft(model, arrays), network))
         )
@@ -320,7 +336,7 @@ class TrainingService(TrainingServiceServicer):
         images = convert.images_from_proto(request.images, version.network.inputs)
         arrays = state.models.data(version).arrays
         probabilities = state.worker.call(
-            lambda: predict(version.network, from_named_arrays(version.network, arrays), images, pixels)
+            lambda: predict(version.network, *from_named_arrays(version.network, arrays), images, pixels)
         )
         return convert.prediction_to_proto(version, probabilities)
 
@@ -338,12 +354,59 @@ class TrainingService(TrainingServiceServicer):
         evaluation = state.worker.call(
             lambda: evaluate(
                 version.network,
-                from_named_arrays(version.network, arrays),
+                *from_named_arrays(version.network, arrays),
                 *state.datasets.on_device(name, split),
                 pixels,
             )
         )
         return convert.evaluation_to_proto(version, evaluation)
+
+    def DescribeNetwork(  # noqa: N802
+        self, request: pb.DescribeNetworkRequest, context: grpc.ServicerContext
+    ) -> pb.DescribeNetworkResponse:
+        """Describes a network."""
+        del context
+        choice = convert.choice_from_proto(request.choice)
+        network, _ = chosen_network(choice, self._state.models, self._state.datasets)
+        return convert.description_to_proto(network)
+
+    def CheckGradients(  # noqa: N802
+        self, request: pb.CheckGradientsRequest, context: grpc.ServicerContext
+    ) -> pb.CheckGradientsResponse:
+        """Checks gradients."""
+        del context
+        if not 0 <= request.seed <= MAX_SEED:
+            raise InvalidInputError("seed", f"from 0 to {MAX_SEED}; got {request.seed}")
+        if request.HasField("choice"):
+            certificate = self._check_network(request)
+        else:
+            with self._state.certificates.checking:
+                certificate = check_operations(request.seed)
+        return pb.CheckGradientsResponse(certificate=convert.certificate_to_proto(certificate))
+
+    def _check_network(self, request: pb.CheckGradientsRequest) -> Certificate:
+        state, choice = self._state, convert.choice_from_proto(request.choice)
+        network, version = chosen_network(choice, state.models, state.datasets)
+        if network.parameters > MAX_PARAMETERS:
+            raise InvalidInputError(
+                "choice", f"a network of at most {MAX_PARAMETERS} parameters; this one has {network.parameters}"
+            )
+        inputs, data = None, "random"
+        if request.images:
+            summary = state.datasets.describe(choice.dataset)
+            check_fit(network, summary.inputs, summary.classes, choice.dataset)
+            pixels = preset(choice.preset).config.pixels if choice.preset else version and version.pixels
+            images = state.datasets.images(choice.dataset, request.seed, BATCH_SIZE)
+            inputs, data = np.asarray(scale_pixels(images, pixels or "unit")), choice.dataset
+        with state.certificates.checking:
+            if version is None:
+                return certify(network, inputs=inputs, data=data, seed=request.seed)
+            params, statistics = from_named_arrays(network, state.models.data(version).arrays)
+            generator = np.random.default_rng(request.seed)
+            if inputs is None:
+                inputs = generator.normal(size=(BATCH_SIZE, network.inputs)).astype(np.float32)
+            labels = generator.integers(0, network.outputs, len(inputs))
+            return check_network(network, params, statistics, inputs, labels, seed=request.seed, data=data)
 
     def _abandon(self, job: Job) -> None:
         try:

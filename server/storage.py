@@ -3,10 +3,12 @@
 import json
 import logging
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 from handgrad.core.network import Network, fully_connected
+from handgrad.core.network_spec import layers_from_spec, layers_to_spec
 from handgrad.server.database import Database
 from handgrad.server.disk import Objects
 
@@ -74,11 +76,14 @@ class Storage:
 
 
 def network_to_json(network: Network) -> str:
-    """Gives a network's widths as JSON."""
-    return json.dumps(network.widths)
+    """Gives a network as JSON."""
+    return json.dumps({"input_shape": network.input_shape, "layers": layers_to_spec(network.layers)})
 
 
+@lru_cache(maxsize=256)
 def network_from_json(text: str) -> Network:
-    """Gives the network of widths in JSON."""
-    widths = json.loads(text)
-    return fully_connected(widths[0], tuple(widths[1:-1]), widths[-1])
+    """Gives the network of JSON that was written by `network_to_json`, or, up to schema 1, of its widths."""
+    told = json.loads(text)
+    if isinstance(told, list):
+        return fully_connected(told[0], told[1:-1], told[-1])
+    return Network(tuple(told["input_shape"]), layers_from_spec(told["layers"]))

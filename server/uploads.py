@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from handgrad.core.datasets import IDX_FILES, parse_idx_files, parse_npz
+from handgrad.core.datasets import FORMATS, parse_files, parse_npz
 from handgrad.core.errors import InvalidInputError
 from handgrad.server.datasets import Datasets
 from handgrad.server.disk import disk_errors, sync_folder, write_all
@@ -160,7 +160,7 @@ class Uploads:
                 dataset = parse_npz(contents[0], upload.files[0].name)
             else:
                 names = [file.name.removesuffix(".gz") for file in upload.files]
-                dataset = parse_idx_files(dict(zip(names, contents, strict=True)))
+                dataset = parse_files(dict(zip(names, contents, strict=True)))
         except InvalidInputError:
             self._forget(upload)
             raise
@@ -220,12 +220,15 @@ def _check_files(files: tuple[File, ...]) -> None:
             )
     if len(files) == 1 and files[0].name.endswith(".npz"):
         return
+    wanted = next((group for group in FORMATS if names and names[0] in group), next(iter(FORMATS)))
     for index, name in enumerate(names):
-        if name not in IDX_FILES or name in names[:index]:
+        if name not in wanted or name in names[:index]:
             raise InvalidInputError(
                 f"files[{index}].file",
-                f"one .npz file, or each once of {', '.join(IDX_FILES)}, with or without .gz; got {name[:80]!r}",
+                f"one .npz file, or each once of {', '.join(wanted)}, with or without .gz; got {name[:80]!r}",
             )
-    for name in IDX_FILES:
+    for name in wanted:
         if name not in names:
-            raise InvalidInputError(name, f"the file is missing; a data set is {', '.join(IDX_FILES)}, gzipped or not")
+            raise InvalidInputError(
+                name, f"the file is missing; {FORMATS[wanted]} are {', '.join(wanted)}, gzipped or not"
+            )

@@ -4,8 +4,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import jax
@@ -15,12 +16,13 @@ from jax import Array
 from numpy.typing import NDArray
 
 from handgrad.core import network, training
-from handgrad.core.optimizers import Optimizer, OptState, optimizer_of
+from handgrad.core.evaluation import evaluate
+from handgrad.core.optimizers import OptState
 from handgrad.core.parameter_files import (
     from_named_arrays,
     opt_state_from_named_arrays,
     opt_state_to_named_arrays,
-    read,
+    read_arrays,
     to_named_arrays,
 )
 from handgrad.server import jobs as history
@@ -28,7 +30,7 @@ from handgrad.server.datasets import Datasets
 from handgrad.server.errors import ServiceError, StoppingError
 from handgrad.server.jobs import Caller, Epoch, Job, JobRequest, Jobs, JobState, Live, Progress
 from handgrad.server.journal import Entry, Journal
-from handgrad.server.models import Draft, Models, OptimizerState, read_params
+from handgrad.server.models import Draft, Models, OptimizerState, Version, read_params
 from handgrad.server.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -164,7 +166,7 @@ class Worker:
         live = Live(job)
         # Before it runs, so that whoever asks it to stop finds it.
         self._jobs.live[job.name] = live
-        optimizer = optimizer_of(job.request.config.momentum)
+        optimizer = job.request.config.method
         newest = self._models.newest(job.request.model)
         continued = bool(
             job.request.continue_optimizer and newest and newest.optimizer and newest.optimizer_name == optimizer.name
@@ -175,7 +177,7 @@ class Worker:
         if begun is None:
             del self._jobs.live[job.name]
             return
-        run = Run(begun, live, optimizer)
+        run = Run(begun, live)
         log.info("%s runs from iteration %d: %s, %s", job.name, begun.iteration, job.request, job.client)
         try:
             end = self._train(run)
@@ -187,32 +189,33 @@ class Worker:
             end = JobState.FAILED, "the server has a fault; its log tells more"
         self._idle()
         if end is not None:
-            self._journal.put(run.entry(end=end), self._run_calls)
+            best = run.best if end[0] is JobState.SUCCEEDED and begun.request.config.keep_best else None
+            entry = run.entry(draft=best, publish=best is not None, end=end)
+            self._journal.put(entry, self._run_calls)
             log.info("%s %s after %d iterations. %s", job.name, end[0].value, live.iteration, end[1])
 
-    def _train(self, run: "Run") -> tuple[JobState, str] | None:
+    def _train(self, run: "Run") -> tuple[JobState, str] | None:  # noqa: C901 - what may happen after a chunk, in order
         """Runs a job; gives the state it ends in and why, or None where it is to be taken up by the next start."""
         job, live = run.job, run.live
         request, config = job.request, job.request.config
         state, position, key = self._begin(run)
+        if self._is_over(run, position.iteration // request.iterations_per_epoch):
+            # It was, and the server ended before that was written.
+            position = replace(position, iteration=request.iterations)
         images, labels = self._datasets.on_device(request.dataset, "train")
         snapshot_due = time.monotonic() + self._snapshot_seconds
         per_epoch = request.iterations_per_epoch
         epoch_seconds = job.snapshot.epoch_seconds if job.snapshot else 0.0
         epoch_began = time.perf_counter() - epoch_seconds
-        for chunk in training.train(request.network, run.optimizer, config, state, images, labels, key, position):
+        for chunk in training.train(run.recipe, config, state, images, labels, key, position):
             seconds = time.perf_counter() - epoch_began
-            finite = np.isfinite(chunk.losses)
-            if not finite.all():
-                first = int(np.argmin(finite))
-                run.add(chunk.losses[: first + 1])
-                return self._diverged(job, f"the loss of iteration {live.iteration} is {chunk.losses[first]}")
-            loss = float(chunk.losses[-1])
             rate = (chunk.iteration - (chunk.epoch - 1) * per_epoch) / seconds
-            run.add(chunk.losses, Progress(chunk.epoch, chunk.iteration, loss, rate))
+            if problem := run.take(chunk, rate):
+                return self._diverged(job, problem)
+            loss = float(chunk.losses[-1])
             self._trained(len(chunk.losses), rate, loss)
             every = config.publish_every_iterations
-            epoch = None if chunk.epoch_mean_loss is None else Epoch(chunk.epoch, chunk.epoch_mean_loss, seconds)
+            epoch = _epoch_of(run, chunk, seconds, images, labels)
             publish = epoch is not None or bool(every and chunk.iteration % every == 0)
             if epoch:
                 epoch_began, seconds = time.perf_counter(), 0.0
@@ -222,14 +225,24 @@ class Worker:
                     return self._diverged(job, f"iteration {chunk.iteration} made params that are not finite")
                 entry = run.entry(draft=draft, publish=publish, key=key, epoch_seconds=seconds, epoch=epoch)
                 self._journal.put(entry, self._run_calls)
+                if epoch:
+                    run.judge(epoch, draft)
                 snapshot_due = time.monotonic() + self._snapshot_seconds
             self._run_calls()
             if chunk.iteration < request.iterations:
                 if live.stop:
                     return JobState.CANCELLED, live.stop
+                if epoch and self._is_over(run, epoch.epoch):
+                    return JobState.SUCCEEDED, ""
                 if self._stopping:
                     return None
         return JobState.SUCCEEDED, ""
+
+    def _is_over(self, run: "Run", epoch: int) -> bool:
+        """Says whether a job's patience is over after an epoch."""
+        patience = run.job.request.config.patience
+        run.stopped_early = bool(patience and run.best_epoch and epoch - run.best_epoch >= patience)
+        return run.stopped_early
 
     def _begin(self, run: "Run") -> tuple[training.TrainState, training.Position, Array]:
         """Gives where a job begins, or where it is taken up."""
@@ -237,29 +250,51 @@ class Worker:
         request, config = job.request, job.request.config
         init_key, key = training.keys_of_run(config.seed)
         if taken := job.snapshot:
-            params = from_named_arrays(request.network, read_params(self._storage, taken.params).arrays)
-            opt_state = self._opt_state(request.network, taken.optimizer) if taken.optimizer else ()
+            params, statistics = from_named_arrays(
+                request.network, read_params(self._storage, taken.params, request.network).arrays
+            )
+            opt_state = self._opt_state(request.network, taken.optimizer) if taken.optimizer else OptState()
+            if job.best_version:
+                best = self._draft_of(self._models.get(request.model, job.best_version))
+                run.resume_best(best, taken.iteration // request.iterations_per_epoch)
             done = taken.iteration % request.iterations_per_epoch
             losses = self._jobs.losses(job, taken.iteration - done, done)
             key = jax.random.wrap_key_data(jnp.array(np.frombuffer(taken.key, np.uint32)))
-            return training.TrainState(params, opt_state), training.Position(taken.iteration, losses), key
+            return training.TrainState(params, opt_state, statistics), training.Position(taken.iteration, losses), key
         newest = self._models.newest(request.model)
         if newest is None:
             params = network.init(request.network, init_key)
+            statistics = network.initial_statistics(request.network)
         else:
-            params = from_named_arrays(newest.network, self._models.data(newest).arrays)
+            params, statistics = from_named_arrays(newest.network, self._models.data(newest).arrays)
         if newest and newest.optimizer and job.continued:
             opt_state = self._opt_state(request.network, newest.optimizer)
         else:
-            opt_state = run.optimizer.init(params)
-        state = training.TrainState(params, opt_state)
+            opt_state = run.recipe.optimizer.init(params)
+        state = training.TrainState(params, opt_state, statistics)
         if newest is None:
             draft = run.draft(state, 0, None)
             self._journal.put(run.entry(draft=draft, publish=True, key=key), self._run_calls)
         return state, training.FIRST, key
 
     def _opt_state(self, net: network.Network, name: str) -> OptState:
-        return opt_state_from_named_arrays(net, read(self._storage.objects.get(name), name))
+        return opt_state_from_named_arrays(net, self._arrays(name))
+
+    def _arrays(self, name: str) -> Mapping[str, NDArray[Any]]:
+        return read_arrays(self._storage.objects.get(name), name)
+
+    def _draft_of(self, version: Version) -> Draft:
+        """Gives a version as it was before it was published."""
+        state = self._arrays(version.optimizer) if version.optimizer else {}
+        return Draft(
+            version.model,
+            self._models.data(version).arrays,
+            OptimizerState(version.optimizer_name, state),
+            version.pixels,
+            version.job,
+            version.iteration,
+            version.loss,
+        )
 
     def _diverged(self, job: Job, what: str) -> tuple[JobState, str]:
         self._journal.flush(self._run_calls)
@@ -271,23 +306,53 @@ class Worker:
 class Run:
     """A job on the device: what it did since its last entry in the journal."""
 
-    def __init__(self, job: Job, live: Live, optimizer: Optimizer) -> None:
+    def __init__(self, job: Job, live: Live) -> None:
         self.job = job
         self.live = live
-        self.optimizer = optimizer
+        self.recipe = training.recipe_of(job.request.network, job.request.config)
+        self.best_epoch, self._best_loss = job.best_epoch, job.best_loss
+        self.best: Draft | None = None
+        """The best epoch's params, once another epoch came after it."""
+        self._best_draft: Draft | None = None
+        self.stopped_early = False
         self._losses: list[NDArray[np.float32]] = []
 
-    def add(self, losses: NDArray[np.float32], progress: Progress | None = None) -> None:
-        """Adds what was trained."""
+    def take(self, chunk: training.Chunk, rate: float) -> str:
+        """Adds what was trained; gives what is wrong with it, or nothing."""
+        finite = np.isfinite(chunk.losses)
+        if not finite.all():
+            first = int(np.argmin(finite))
+            self._add(chunk.losses[: first + 1])
+            return f"the loss of iteration {self.live.iteration} is {chunk.losses[first]}"
+        self._add(chunk.losses, Progress(chunk.epoch, chunk.iteration, float(chunk.losses[-1]), rate))
+        return ""
+
+    def _add(self, losses: NDArray[np.float32], progress: Progress | None = None) -> None:
         self._losses.append(losses)
         self.live.add(losses, progress)
+
+    def resume_best(self, draft: Draft, epochs: int) -> None:
+        """Takes up the best epoch's params, where so many epochs have ended."""
+        self._best_draft = draft
+        self.best = draft if epochs > self.best_epoch else None
+
+    def judge(self, epoch: Epoch, draft: Draft) -> None:
+        """Takes an epoch for the best, if its validation loss is the smallest so far."""
+        if epoch.validation_loss is None:
+            return
+        if self._best_loss is None or epoch.validation_loss < self._best_loss:
+            self.best_epoch, self._best_loss = epoch.epoch, epoch.validation_loss
+            self._best_draft, self.best = draft, None
+        elif self._best_draft:
+            self.best = self._best_draft
 
     def draft(self, state: training.TrainState, iteration: int, loss: float | None) -> Draft:
         """Copies a state from the device."""
         request = self.job.request
-        optimizer = OptimizerState(self.optimizer.name, opt_state_to_named_arrays(state.opt_state))
-        arrays = to_named_arrays(state.params)
-        return Draft(request.model, arrays, optimizer, request.config.pixels, self.job.name, iteration, loss)
+        network = request.network
+        kept = OptimizerState(self.recipe.optimizer.name, opt_state_to_named_arrays(network, state.opt_state))
+        arrays = to_named_arrays(network, state.params, state.statistics)
+        return Draft(request.model, arrays, kept, request.config.pixels, self.job.name, iteration, loss)
 
     def entry(
         self,
@@ -304,7 +369,30 @@ class Run:
         self._losses = []
         words = b"" if key is None else np.asarray(jax.random.key_data(key), np.uint32).tobytes()
         iteration = self.live.iteration
-        return Entry(self.job, self.live, iteration, losses, draft, publish, words, epoch_seconds, epoch, end)
+        return Entry(
+            self.job, self.live, iteration, losses, draft, publish, words, epoch_seconds, epoch, end, self.stopped_early
+        )
+
+
+def _epoch_of(run: Run, chunk: training.Chunk, seconds: float, images: Array, labels: Array) -> Epoch | None:
+    """Gives the epoch that a chunk ends, with how the validation images do then; None where it ends none."""
+    if chunk.epoch_mean_loss is None:
+        return None
+    request, config = run.job.request, run.job.request.config
+    epoch = Epoch(chunk.epoch, chunk.epoch_mean_loss, seconds)
+    if not config.validation_images:
+        return epoch
+    kept = training.split_indices(request.train_images, config.validation_images)[1]
+    found = evaluate(
+        request.network,
+        chunk.state.params,
+        chunk.state.statistics,
+        images[kept],
+        labels[kept],
+        config.pixels,
+        config.objective,
+    )
+    return replace(epoch, validation_loss=found.loss, validation_accuracy=found.accuracy)
 
 
 def _all_finite(draft: Draft) -> bool:

@@ -7,7 +7,8 @@ import click
 
 from handgrad.client.cli import options
 from handgrad.client.cli.output import Output
-from handgrad.v1 import dataset_pb2, network_pb2, params_pb2
+from handgrad.client.network import title
+from handgrad.v1 import dataset_pb2, params_pb2
 
 
 @click.command()
@@ -28,7 +29,7 @@ def models(*, server: str | None, delete: str | None, json_lines: bool) -> None:
             rows.append(
                 [
                     model.model,
-                    _widths(model.network),
+                    title(model.network),
                     str(newest.version or ""),
                     f"{newest.loss:.4f}" if newest.HasField("loss") else "",
                     _size(newest.size_bytes),
@@ -38,14 +39,14 @@ def models(*, server: str | None, delete: str | None, json_lines: bool) -> None:
             output.emit(
                 "model",
                 model=model.model,
-                widths=_numbers(model.network),
+                network=title(model.network),
                 version=newest.version,
                 params_sha256=newest.params_sha256,
                 loss=newest.loss if newest.HasField("loss") else None,
                 versions=list(model.versions),
                 job=model.job,
             )
-    output.table(["model", "widths", "version", "loss", "size", "job"], rows)
+    output.table(["model", "network", "version", "loss", "size", "job"], rows)
 
 
 @click.command()
@@ -65,10 +66,11 @@ def checkpoints(*, server: str | None, delete: str | None, json_lines: bool) -> 
             rows.append(
                 [
                     saved.checkpoint,
-                    _widths(saved.network),
+                    title(saved.network),
                     _origin(saved),
                     _size(saved.size_bytes),
                     "yes" if saved.optimizer_state else "no",
+                    _verdict(saved),
                     _time(saved.save_time.seconds),
                     saved.params_sha256[:12],
                 ]
@@ -76,14 +78,17 @@ def checkpoints(*, server: str | None, delete: str | None, json_lines: bool) -> 
             output.emit(
                 "checkpoint",
                 checkpoint=saved.checkpoint,
-                widths=_numbers(saved.network),
+                network=title(saved.network),
                 model=saved.model,
                 version=saved.version,
                 params_sha256=saved.params_sha256,
                 optimizer_state=saved.optimizer_state,
+                certified=saved.certificate.passed if saved.HasField("certificate") else None,
                 size_bytes=saved.size_bytes,
             )
-    output.table(["checkpoint", "widths", "saved from", "size", "optimizer state", "saved", "SHA-256"], rows)
+    output.table(
+        ["checkpoint", "network", "saved from", "size", "optimizer state", "gradients", "saved", "SHA-256"], rows
+    )
 
 
 @click.command()
@@ -121,8 +126,9 @@ def datasets(*, server: str | None, delete: str | None, json_lines: bool) -> Non
 @options.server_needed
 @options.as_json
 def upload(*, path: Path, name: str, server: str | None, json_lines: bool) -> None:
-    """Upload a data set: an .npz file with x_train, y_train, x_test, y_test, or a folder with the four IDX files.
+    """Upload a data set: an .npz file, or a folder with MNIST's or CIFAR-10's files.
 
+    An .npz file has the arrays x_train, y_train, x_test and y_test.
     An upload that broke off goes on where it stopped when it is started again.
     """
     output = Output(json_lines=json_lines)
@@ -162,20 +168,18 @@ def _tell_deleted(output: Output, what: str, name: str) -> None:
     output.emit("deleted", name=name)
 
 
-def _numbers(network: network_pb2.Network) -> list[int]:
-    return [network.inputs, *network.hidden, network.outputs]
-
-
-def _widths(network: network_pb2.Network) -> str:
-    return "-".join(map(str, _numbers(network)))
-
-
 def _shape(dataset: dataset_pb2.Dataset) -> str:
     return "x".join(map(str, dataset.image_shape))
 
 
 def _origin(saved: params_pb2.Checkpoint) -> str:
     return f"{saved.model} version {saved.version}"
+
+
+def _verdict(saved: params_pb2.Checkpoint) -> str:
+    if not saved.HasField("certificate"):
+        return ""
+    return "certified" if saved.certificate.passed else "NOT certified"
 
 
 def _time(seconds: int) -> str:

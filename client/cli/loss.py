@@ -7,7 +7,7 @@ import numpy as np
 
 from handgrad.client.cli import options
 from handgrad.client.cli.output import Output
-from handgrad.client.cli.progress import epoch_line
+from handgrad.client.cli.progress import epoch_line, epoch_values
 from handgrad.client.plot import plot_losses
 
 
@@ -38,7 +38,7 @@ def loss(
         reply = hg.get_loss(job, limit=1)
     for epoch in reply.epochs:
         output.say(epoch_line(reply.job, epoch))
-        output.emit("epoch", epoch=epoch.epoch, mean_loss=epoch.mean_loss, seconds=epoch.seconds)
+        output.emit("epoch", **epoch_values(epoch))
     if iterations:
         for iteration, value in enumerate(losses.tolist(), start=skip + 1):
             if not json_lines:

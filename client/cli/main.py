@@ -10,6 +10,7 @@ from handgrad.client.cli.evaluate import evaluate
 from handgrad.client.cli.jobs import cancel, jobs, watch
 from handgrad.client.cli.kept import checkpoints, datasets, models, upload
 from handgrad.client.cli.loss import loss
+from handgrad.client.cli.networks import describe, verify
 from handgrad.client.cli.params import load, params, save
 from handgrad.client.cli.predict import predict
 from handgrad.client.cli.serve import serve
@@ -34,6 +35,7 @@ COMMANDS = (
     *(params, save, load, models, checkpoints),
     *(predict, evaluate),
     *(datasets, upload),
+    *(describe, verify),
     *(serve, completion),
 )
 
@@ -44,7 +46,8 @@ for command in COMMANDS:
 def main() -> None:
     """Runs a command, and exits with its status."""
     try:
-        cli.main(standalone_mode=False)
+        # A command that found something wrong gives its exit status; the others give nothing.
+        sys.exit(cli.main(standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(BAD_USAGE)

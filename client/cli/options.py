@@ -29,9 +29,43 @@ pixels = click.option(
 data = click.option(
     "--data",
     type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="A folder with the four IDX files, gzipped or not. Default: the MNIST that ships with handgrad.",
+    metavar="PATH",
+    help="A folder with MNIST's or CIFAR-10's files, gzipped or not, or an .npz file. Default: the MNIST that ships.",
 )
+_SETTINGS: tuple[tuple[str, Any, str], ...] = (
+    ("--batch-size", int, "Images in a mini-batch."),
+    ("--epochs", int, "Passes over the training images."),
+    ("--learning-rate", float, "Step size."),
+    ("--seed", int, "Of the initial params, the order of images, and what else is random."),
+    ("--optimizer", str, "sgd, momentum, nesterov, adagrad, rmsprop, adadelta, adam, adamw or muon."),
+    ("--momentum", float, "Part of each step that the next repeats; Adam's beta 1."),
+    ("--beta2", float, "Part of the mean of squares that stays."),
+    ("--epsilon", float, "Added to what the optimizer divides by."),
+    ("--weight-decay", float, "Of the squares of all weights in the loss; of the step for adamw and muon."),
+    ("--clip-norm", float, "Largest norm of all gradients together."),
+    ("--schedule", str, "constant, step, exponential or cosine."),
+    ("--schedule-factor", float, "What the learning rate is multiplied by, or a cosine's end."),
+    ("--schedule-epochs", float, "Epochs from one multiplication to the next."),
+    ("--warmup-epochs", float, "Epochs in which the learning rate rises."),
+    ("--loss", str, "softmax_cross_entropy or squared_error."),
+    ("--label-smoothing", float, "Part of a target that all classes share."),
+    ("--crop", int, "Pixels that images are moved at most; mirrored pixels come in."),
+    ("--shift", int, "Pixels that images are moved at most; zeros come in."),
+    ("--validation-images", int, "Training images that are kept for validation after each epoch."),
+    ("--patience", int, "Epochs without a smaller validation loss after which training stops."),
+)
+
+
+def settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the settings of a run, each with the preset's value where it is not given."""
+    for name, kind, told in reversed(_SETTINGS):
+        metavar = {int: "N", float: "X", str: "NAME"}[kind]
+        command = click.option(name, type=kind, metavar=metavar, help=told)(command)
+    command = click.option("--flip/--no-flip", default=None, help="Mirror half of the images.")(command)
+    told = "Publish the params of the epoch with the smallest validation loss last."
+    return click.option("--keep-best/--no-keep-best", default=None, help=told)(command)
+
+
 version = click.option("--version", "version", default=0, help="The version of the params. Default: the newest.")
 
 

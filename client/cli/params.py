@@ -6,6 +6,7 @@ import click
 
 from handgrad.client.cli import options
 from handgrad.client.cli.output import Output
+from handgrad.v1 import params_pb2, training_service_pb2
 
 
 @click.command()
@@ -37,7 +38,8 @@ def save(*, model: str, checkpoint: str, server: str | None, version: int, json_
     with options.connect_to_server(server) as hg:
         saved = hg.save_params(model, checkpoint, version)
     output.say(f"{model} saved as checkpoint {checkpoint}, SHA-256 {saved.params_sha256}")
-    output.emit("save", checkpoint=checkpoint, params_sha256=saved.params_sha256)
+    output.say(_verdict(saved))
+    output.emit("save", checkpoint=checkpoint, params_sha256=saved.params_sha256, certified=_certified(saved))
 
 
 @click.command()
@@ -51,5 +53,27 @@ def load(*, checkpoint: str, model: str, with_optimizer_state: bool, server: str
     output = Output(json_lines=json_lines)
     with options.connect_to_server(server) as hg:
         loaded = hg.load_params(checkpoint, model, with_optimizer_state=with_optimizer_state)
-    output.say(f"checkpoint {checkpoint} is model {loaded.model} version {loaded.version}")
-    output.emit("load", model=loaded.model, version=loaded.version, params_sha256=loaded.params_sha256)
+    version = loaded.params_version
+    output.say(f"checkpoint {checkpoint} is model {version.model} version {version.version}")
+    output.say(_verdict(loaded))
+    output.emit(
+        "load",
+        model=version.model,
+        version=version.version,
+        params_sha256=version.params_sha256,
+        certified=_certified(loaded),
+    )
+
+
+def _certified(kept: params_pb2.Checkpoint | training_service_pb2.LoadParamsResponse) -> bool | None:
+    return kept.certificate.passed if kept.HasField("certificate") else None
+
+
+def _verdict(kept: params_pb2.Checkpoint | training_service_pb2.LoadParamsResponse) -> str:
+    """Tells the certificate in a line."""
+    if not kept.HasField("certificate"):
+        return "its gradients have no certificate: the network is too large for one"
+    found = kept.certificate
+    verdict = "certified" if found.passed else "NOT certified"
+    worst = max((check.autodiff_max for check in found.checks), default=0.0)
+    return f"its gradients are {verdict}: {len(found.checks)} arrays, at most {worst:.0e} from autodiff"

@@ -14,7 +14,8 @@ from handgrad.client.cli import options
 from handgrad.client.cli.output import Output
 from handgrad.client.client import Client
 from handgrad.client.errors import InvalidArgumentError
-from handgrad.client.upload import IDX_FILES
+from handgrad.client.network import inputs_of
+from handgrad.client.upload import FORMATS
 
 _HEADER_BYTES = 16
 SHOWN_CLASSES = 3
@@ -50,7 +51,7 @@ def predict(
         raise click.UsageError("name an image: FILE ..., or --index N")
     output = Output(json_lines=json_lines)
     with options.connect_to_server(server) as hg:
-        inputs = hg.get_params(model, version).version.network.inputs
+        inputs = inputs_of(hg.get_params(model, version).version.network)
         named = {str(file): _read_image(file, inputs, invert=invert) for file in files}
         tests = _test_images(data) if indices else np.empty((0, 0), np.uint8)
         for index in indices:
@@ -94,7 +95,7 @@ def _read_image(file: Path, inputs: int, *, invert: bool) -> NDArray[np.uint8]:
 
 def _test_images(folder: Path | None) -> NDArray[np.uint8]:
     """Reads the test images of a folder, or those that ship with the server; `[N, D]`."""
-    name = IDX_FILES[2]
+    name = FORMATS[0][2]
     if folder is None:
         content = (resources.files("handgrad.core.mnist") / f"{name}.gz").read_bytes()
     else:

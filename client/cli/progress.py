@@ -34,8 +34,22 @@ def epoch_line(job: job_pb2.Job, epoch: job_pb2.Epoch) -> str:
     rate = job.iterations_per_epoch / epoch.seconds if epoch.seconds else 0
     return (
         f"epoch {epoch.epoch:{width}}/{job.config.epochs}  mean loss {epoch.mean_loss:.4f}  "
-        f"{epoch.seconds:.2f} s  {rate:,.0f} iterations/s"
+        f"{epoch.seconds:.2f} s  {rate:,.0f} iterations/s" + _validation(epoch)
     )
+
+
+def _validation(epoch: job_pb2.Epoch) -> str:
+    if not epoch.HasField("validation_loss"):
+        return ""
+    return f"  validation loss {epoch.validation_loss:.4f}, accuracy {epoch.validation_accuracy:.4f}"
+
+
+def epoch_values(epoch: job_pb2.Epoch) -> dict[str, float]:
+    """Gives the sum of an epoch for a program."""
+    values: dict[str, float] = {"epoch": epoch.epoch, "mean_loss": epoch.mean_loss, "seconds": epoch.seconds}
+    if epoch.HasField("validation_loss"):
+        values |= {"validation_loss": epoch.validation_loss, "validation_accuracy": epoch.validation_accuracy}
+    return values
 
 
 class _Lines:

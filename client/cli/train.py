@@ -13,10 +13,11 @@ import click
 from handgrad.client.cli import options
 from handgrad.client.cli.evaluate import tell_evaluation
 from handgrad.client.cli.output import Output
-from handgrad.client.cli.progress import display
+from handgrad.client.cli.progress import display, epoch_values
 from handgrad.client.client import Client, Pixels, connect
 from handgrad.client.errors import HandgradError, JobCancelledError, JobError
 from handgrad.client.job import Event, Job
+from handgrad.client.network import title
 from handgrad.client.plot import plot_losses
 from handgrad.v1 import job_pb2
 
@@ -25,18 +26,18 @@ T = TypeVar("T")
 
 @click.command()
 @options.server
-@click.option("--preset", default="report", show_default=True, help="Settings to start from; the others replace its.")
-@click.option("--model", default="", help="Model to train: continued if the server has it. Default: a new one.")
 @click.option(
-    "--hidden", type=options.Widths(), metavar="N,...", help="Widths of the hidden layers, or none. [report: 100]"
+    "--preset",
+    default="report",
+    show_default=True,
+    help="report, mlp, lenet, cnn, resnet; the other options replace its.",
 )
-@click.option("--batch-size", type=int, metavar="N", help="Images in a mini-batch. [report: 100]")
-@click.option("--epochs", type=int, metavar="N", help="Passes over the training images. [report: 10]")
-@click.option("--learning-rate", type=float, metavar="X", help="Step size of SGD. [report: 0.01]")
+@click.option("--model", default="", help="Model to train: continued if the server has it. Default: a new one.")
+@click.option("--network", type=click.Path(path_type=Path), metavar="FILE", help="A network's TOML file.")
+@click.option("--hidden", type=options.Widths(), metavar="N,...", help="Widths of hidden layers of sigmoids, or none.")
 @options.pixels
-@click.option("--seed", type=int, metavar="N", help="Of the initial params and of the order of images. [report: 0]")
+@options.settings
 @click.option("--publish-every", type=int, metavar="N", help="Publish params every N iterations, not each epoch alone.")
-@click.option("--momentum", type=float, metavar="X", help="Part of each step that the next repeats. [report: 0]")
 @click.option("--fresh-optimizer", is_flag=True, help="Forget the optimizer's state that the model keeps.")
 @click.option("--detach", is_flag=True, help="Start the job on a server, and do not wait for it.")
 @options.data
@@ -50,14 +51,10 @@ def train(
     server: str | None,
     preset: str,
     model: str,
+    network: Path | None,
     hidden: tuple[int, ...] | None,
-    batch_size: int | None,
-    epochs: int | None,
-    learning_rate: float | None,
     pixels: Pixels | None,
-    seed: int | None,
     publish_every: int | None,
-    momentum: float | None,
     fresh_optimizer: bool,
     detach: bool,
     data: Path | None,
@@ -66,6 +63,7 @@ def train(
     plot: Path | None,
     interactive: bool,
     json_lines: bool,
+    **settings: Any,
 ) -> None:
     """Train a network, and watch its loss fall."""
     output = Output(json_lines=json_lines)
@@ -81,15 +79,12 @@ def train(
             preset,
             model=model,
             dataset=dataset,
+            network=network,
             hidden=hidden,
-            batch_size=batch_size,
-            epochs=epochs,
-            learning_rate=learning_rate,
             pixels=pixels,
-            seed=seed,
             publish_every_iterations=publish_every,
-            momentum=momentum,
             fresh_optimizer=fresh_optimizer,
+            **settings,
         )
         _tell_job(job, output)
         if detach:
@@ -133,7 +128,7 @@ def watch_events(job: Job, output: Output, *, cancel: bool = True) -> JobError |
             elif isinstance(event, job_pb2.Epoch):
                 seconds += event.seconds
                 shown.epoch(event)
-                output.emit("epoch", epoch=event.epoch, mean_loss=event.mean_loss, seconds=event.seconds)
+                output.emit("epoch", **epoch_values(event))
             elif isinstance(event, job_pb2.Progress):
                 shown.progress(event)
     try:
@@ -145,6 +140,9 @@ def watch_events(job: Job, output: Output, *, cancel: bool = True) -> JobError |
         output.emit("failed", **_end(job), error=str(error))
         return error
     output.say(f"trained {job.info.iteration:,} iterations in {seconds:.2f} s")
+    if job.info.best_epoch:
+        early = ", after which its patience was over" if job.info.stopped_early else ""
+        output.say(f"the smallest validation loss was that of epoch {job.info.best_epoch}{early}")
     return None
 
 
@@ -186,25 +184,29 @@ def _events(job: Job) -> Iterator[SimpleQueue[Event | HandgradError | Interrupt 
 
 def _tell_job(job: Job, output: Output) -> None:
     config = job.info.config
-    widths = [config.network.inputs, *config.network.hidden, config.network.outputs]
     pixels = "0 to 255" if config.pixels == 1 else "0 to 1"
     output.say(
-        f"training {'-'.join(map(str, widths))} on {job.info.dataset}: {config.epochs} epochs of "
+        f"training {title(config.network)} on {job.info.dataset}: {config.epochs} epochs of "
         f"{job.info.iterations_per_epoch:,} iterations, batch size {config.batch_size}, "
-        f"learning rate {config.learning_rate:g}, pixels {pixels}, seed {config.seed}"
+        f"{_optimizer(config)}, learning rate {config.learning_rate:g}, pixels {pixels}, seed {config.seed}"
     )
     output.emit(
         "job",
         job=job.name,
         model=job.model,
         dataset=job.info.dataset,
-        widths=widths,
+        network=title(config.network),
         epochs=config.epochs,
         iterations=job.info.iterations,
         batch_size=config.batch_size,
+        optimizer=_optimizer(config),
         learning_rate=config.learning_rate,
         seed=config.seed,
     )
+
+
+def _optimizer(config: job_pb2.TrainConfig) -> str:
+    return "momentum" if config.optimizer == "sgd" and config.momentum else config.optimizer
 
 
 def _end(job: Job) -> dict[str, Any]:

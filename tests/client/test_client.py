@@ -18,7 +18,7 @@ from grpc_health.v1.health import HealthServicer
 import handgrad
 from handgrad.client import client as client_module
 from handgrad.client import upload as upload_module
-from handgrad.client.upload import IDX_FILES
+from handgrad.client.upload import FORMATS
 from handgrad.v1 import network_pb2, params_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
@@ -273,7 +273,7 @@ FILE_DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("file", IDX_FILES)
+@pytest.mark.parametrize("file", FORMATS[0])
 @pytest.mark.parametrize("damage", FILE_DAMAGES)
 def test_a_file_of_a_data_set_that_cannot_be_used_is_named(
     hg: handgrad.Client, tiny_folder: Path, file: str, damage: str

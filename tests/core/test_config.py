@@ -8,7 +8,7 @@ import pytest
 
 from handgrad.core.config import MAX_EPOCHS, MAX_SEED, MIN_LEARNING_RATE, TrainConfig, preset
 from handgrad.core.errors import InvalidInputError
-from handgrad.core.network import fully_connected
+from handgrad.core.network import fully_connected, make_network
 
 REPORT = preset("report").config
 NETWORK = fully_connected(784, (100,), 10)
@@ -82,5 +82,5 @@ def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
 
 
 def test_the_preset_is_the_reports() -> None:
-    assert preset("report").hidden == (100,)
+    assert make_network(preset("report").layers, (28, 28), 10) == fully_connected(784, (100,), 10)
     assert TrainConfig(batch_size=100, epochs=10, learning_rate=0.01, pixels="raw") == REPORT

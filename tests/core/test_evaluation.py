@@ -7,8 +7,10 @@ import pytest
 
 from handgrad.core import evaluation
 from handgrad.core.network import fully_connected, init
+from handgrad.core.operations.base import Params
 
 NETWORK = fully_connected(6, (4,), 3)
+NOTHING: Params = ({}, {}, {})
 GENERATOR = np.random.default_rng(8)
 IMAGES = GENERATOR.integers(0, 256, (50, 6), np.uint8)
 LABELS = GENERATOR.integers(0, 3, 50).astype(np.uint8)
@@ -23,7 +25,7 @@ def test_it_is_what_numpy_computes() -> None:
     confusion = np.zeros((3, 3), int)
     np.add.at(confusion, (LABELS, y.argmax(axis=1)), 1)
 
-    found = evaluation.evaluate(NETWORK, params, jnp.asarray(IMAGES), jnp.asarray(LABELS), "unit")
+    found = evaluation.evaluate(NETWORK, params, NOTHING, jnp.asarray(IMAGES), jnp.asarray(LABELS), "unit")
     assert found.loss == pytest.approx(-np.log(y[np.arange(50), LABELS]).mean(), rel=1e-5)
     np.testing.assert_array_equal(found.confusion, confusion)
     assert found.accuracy == np.trace(confusion) / 50
@@ -33,11 +35,11 @@ def test_the_parts_it_is_cut_into_change_nothing(monkeypatch: pytest.MonkeyPatch
     params = init(NETWORK, jax.random.key(2))
 
     def evaluate() -> evaluation.Evaluation:
-        return evaluation.evaluate(NETWORK, params, jnp.asarray(IMAGES), jnp.asarray(LABELS), "raw")
+        return evaluation.evaluate(NETWORK, params, NOTHING, jnp.asarray(IMAGES), jnp.asarray(LABELS), "raw")
 
     whole = evaluate()
-    # 13 numbers an image: parts of 7 images, the last of 1.
-    monkeypatch.setattr(evaluation, "ACTIVATIONS_PER_CALL", 7 * 13)
+    # 17 numbers an image: parts of 7 images, the last of 1.
+    monkeypatch.setattr(evaluation, "ACTIVATIONS_PER_CALL", 7 * 17)
     parts = evaluate()
     np.testing.assert_array_equal(parts.confusion, whole.confusion)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
@@ -47,6 +49,6 @@ def test_the_parts_it_is_cut_into_change_nothing(monkeypatch: pytest.MonkeyPatch
 def test_float_images_are_taken_too() -> None:
     params = init(NETWORK, jax.random.key(3))
     labels = jnp.asarray(LABELS)
-    as_bytes = evaluation.evaluate(NETWORK, params, jnp.asarray(IMAGES), labels, "raw")
-    as_floats = evaluation.evaluate(NETWORK, params, jnp.asarray(IMAGES, jnp.float32), labels, "raw")
+    as_bytes = evaluation.evaluate(NETWORK, params, NOTHING, jnp.asarray(IMAGES), labels, "raw")
+    as_floats = evaluation.evaluate(NETWORK, params, NOTHING, jnp.asarray(IMAGES, jnp.float32), labels, "raw")
     assert as_bytes.loss == as_floats.loss

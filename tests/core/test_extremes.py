@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from handgrad.core import datasets, operations
+from handgrad.core import datasets
 from handgrad.core.config import preset
 from handgrad.core.datasets import TRAIN_LABELS, parse_idx
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.evaluation import evaluate
 from handgrad.core.network import fully_connected
-from handgrad.core.optimizers import SGD, Hyperparameters
+from handgrad.core.operations import activations, losses
+from handgrad.core.optimizers import SGD, Hyperparameters, OptState
 from handgrad.core.training import epoch_permutation
 
 MAX = float(np.finfo(np.float32).max)
@@ -23,26 +24,26 @@ MAX = float(np.finfo(np.float32).max)
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 100, 127, 600])
 def test_the_mean_of_the_largest_losses_is_finite(size: int) -> None:
     logits = jnp.tile(jnp.array([[MAX, -MAX]], jnp.float32), (size, 1))
-    assert np.isfinite(operations.softmax_cross_entropy(logits, jnp.ones(size, jnp.int32)))
+    assert np.isfinite(losses.softmax_cross_entropy(logits, jnp.ones(size, jnp.int32)))
 
 
 def test_an_evaluation_of_the_largest_losses_is_finite() -> None:
     params = ({"W": jnp.zeros((2, 3)), "b": jnp.array([3e38, -3e38])},)
     images, labels = jnp.zeros((4, 3), jnp.uint8), jnp.ones(4, jnp.uint8)
-    assert np.isfinite(evaluate(fully_connected(3, (), 2), params, images, labels, "raw").loss)
+    assert np.isfinite(evaluate(fully_connected(3, (), 2), params, ({},), images, labels, "raw").loss)
 
 
 @pytest.mark.parametrize(("dtype", "classes"), [(jnp.int8, 200), (jnp.uint8, 256), (jnp.uint8, 300), (jnp.int32, 300)])
 def test_a_label_is_one_class_however_few_bits_it_has(dtype: Any, classes: int) -> None:
-    loss, residuals = operations.softmax_cross_entropy_fwd(jnp.zeros((1, classes)), jnp.array([5], dtype))
+    loss, residuals = losses.softmax_cross_entropy_fwd(jnp.zeros((1, classes)), jnp.array([5], dtype))
     np.testing.assert_allclose(loss, np.log(classes), rtol=1e-6)
     assert np.flatnonzero(residuals[1]).tolist() == [5]
 
 
 @pytest.mark.parametrize("x", [0.0, -0.0, 1e-30, 1e4, -1e4, MAX, -MAX, np.inf, -np.inf])
 def test_the_gradient_of_sigmoid_at_its_edges(x: float) -> None:
-    y, residuals = jax.jit(operations.sigmoid_fwd)(jnp.float32(x))
-    (gradient,) = operations.sigmoid_bwd(residuals, jnp.float32(1))
+    y, residuals = jax.jit(activations.sigmoid_fwd)(jnp.float32(x))
+    (gradient,) = activations.sigmoid_bwd(residuals, jnp.float32(1))
     assert float(y) == (0.5 if abs(x) < 1 else float(x > 0))
     assert float(gradient) == (0.25 if abs(x) < 1 else 0)
 
@@ -56,7 +57,8 @@ def test_every_learning_rate_that_is_allowed_moves_a_parameter() -> None:
         except InvalidInputError:
             continue
         (layer,), _ = jax.jit(SGD.update)(
-            ({"W": jnp.ones(1)},), (), ({"W": jnp.zeros(1)},), Hyperparameters(jnp.float32(rate), jnp.float32(0))
+            *(({"W": jnp.ones(1)},), OptState(), ({"W": jnp.zeros(1)},)),
+            Hyperparameters(jnp.float32(rate), *[jnp.float32(0)] * 5),
         )
         assert float(layer["W"][0]) < 0, rate
 

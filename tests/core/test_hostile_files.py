@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 from handgrad.core.errors import InvalidInputError
-from handgrad.core.parameter_files import check_named_arrays, read
+from handgrad.core.parameter_files import check_named_arrays, read, read_arrays
 
 FLOAT64 = "<f8"
 
@@ -110,7 +110,7 @@ def test_big_endian_arrays_are_read_as_what_they_mean(dtype: str) -> None:
     file = io.BytesIO()
     arrays: dict[str, Any] = {"W_1": np.array([[1.5, -2.0]], dtype), "b_1": np.array([[0.25]], dtype)}
     np.savez(file, **arrays)
-    _, found = check_named_arrays(read(file.getvalue(), "params.npz"), "params.npz")
+    _, found = check_named_arrays(read_arrays(file.getvalue(), "params.npz"), "params.npz")
     assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
     np.testing.assert_array_equal(found["W_1"], [[1.5, -2.0]])
 
@@ -121,4 +121,4 @@ def test_a_safetensors_file_whose_length_spells_pk_is_no_archive() -> None:
     spare = 19_280 - int.from_bytes(safetensors.numpy.save(arrays, {"note": ""})[:8], "little")
     content = safetensors.numpy.save(arrays, {"note": "x" * spare})
     assert content.startswith(b"PK")
-    np.testing.assert_array_equal(read(content, "params.safetensors")["W_1"], arrays["W_1"])
+    np.testing.assert_array_equal(read_arrays(content, "params.safetensors")["W_1"], arrays["W_1"])

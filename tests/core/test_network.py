@@ -1,6 +1,5 @@
 """Networks: their bounds, their initial params, and their gradients as a whole."""
 
-from itertools import pairwise
 from typing import Any
 
 import hypothesis.strategies as st
@@ -12,32 +11,28 @@ from hypothesis import given, settings
 from jax import Array
 from numpy.typing import NDArray
 
-from handgrad.core import operations
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.network import (
     MAX_OUTPUTS,
-    MAX_WIDTH,
-    Affine,
     Network,
-    Params,
     forward,
     fully_connected,
     init,
     loss_and_grads,
+    training_loss,
 )
+from handgrad.core.operations.affine import MAX_WIDTH
+from handgrad.core.operations.base import Params
+
+KEY = jax.random.key(0)
 
 
 def draw(network: Network, seed: int) -> Params:
     """Gives float64 params where float64 is on."""
     generator = np.random.default_rng(seed)
     return tuple(
-        {
-            "W": jnp.asarray(generator.normal(size=(layer.outputs, layer.inputs))),
-            "b": jnp.asarray(generator.normal(size=layer.outputs)),
-        }
-        if isinstance(layer, Affine)
-        else {}
-        for layer in network.layers
+        {name: jnp.asarray(generator.normal(size=array.shape)) for name, array in layer.items()}
+        for layer in network.learned
     )
 
 
@@ -58,13 +53,17 @@ def test_the_gradients_are_those_of_autodiff(
         generator = np.random.default_rng(seed)
         batch = jnp.asarray(generator.normal(0, 3, (batch_size, inputs)))
         labels = jnp.asarray(generator.integers(0, outputs, batch_size))
+        nothing: Params = tuple({} for _ in params)
 
         def loss_of(params: Params) -> Array:
-            return operations.softmax_cross_entropy(forward(network, params, batch), labels)
+            return training_loss(network, params, nothing, batch, labels, KEY)
 
         # Compiled as one, which takes a fraction of the time of compiling each small operation.
         (expected_loss, expected), (loss, grads) = jax.jit(
-            lambda params: (jax.value_and_grad(loss_of)(params), loss_and_grads(network, params, batch, labels))
+            lambda params: (
+                jax.value_and_grad(loss_of)(params),
+                loss_and_grads(network, params, nothing, batch, labels, KEY)[:2],
+            )
         )(params)
         np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), grads, expected)
@@ -97,7 +96,8 @@ def test_the_gradients_are_the_reports(hidden: tuple[int, ...]) -> None:
     generator = np.random.default_rng(4)
     batch, labels = generator.normal(size=(7, 5)), generator.integers(0, 4, 7)
     affine = [(np.asarray(layer["W"]), np.asarray(layer["b"])[:, None]) for layer in params if layer]
-    _, grads = loss_and_grads(network, params, jnp.asarray(batch), jnp.asarray(labels))
+    nothing: Params = tuple({} for _ in params)
+    _, grads, _ = loss_and_grads(network, params, nothing, jnp.asarray(batch), jnp.asarray(labels), KEY)
     found = [layer for layer in grads if layer]
     for layer, (W_grad, b_grad) in zip(found, report_gradients(affine, batch.T, labels), strict=True):
         np.testing.assert_allclose(layer["W"], W_grad, rtol=1e-10, atol=1e-14)
@@ -125,7 +125,7 @@ def test_a_key_gives_its_params_and_another_key_others() -> None:
 
 def test_a_network_tells_its_widths() -> None:
     network = fully_connected(784, (100,), 10)
-    assert (network.inputs, network.hidden, network.outputs) == (784, (100,), 10)
+    assert (network.inputs, network.title, network.outputs) == (784, "784-100-10", 10)
     params = init(network, jax.random.key(0))
     assert network.parameters == sum(array.size for array in jax.tree.leaves(params)) == 79_510
     assert network == fully_connected(784, (100,), 10)
@@ -135,16 +135,16 @@ def test_a_network_tells_its_widths() -> None:
 @pytest.mark.parametrize(
     ("inputs", "hidden", "outputs", "field"),
     [
-        (0, (), 10, "network.inputs"),
-        (2**24 + 1, (), 1, "network.inputs"),
-        (784, (0,), 10, "network.hidden[0]"),
-        (784, (100, -5), 10, "network.hidden[1]"),
-        (784, (10**9,), 10, "network.hidden[0]"),
-        (784, (MAX_WIDTH + 1,), 10, "network.hidden[0]"),
-        (784, (2,) * 64, 10, "network.hidden"),
-        (784, (MAX_WIDTH, MAX_WIDTH), 10, "network.hidden"),
-        (784, (), 0, "network.outputs"),
-        (784, (), MAX_OUTPUTS + 1, "network.outputs"),
+        (0, (), 10, "network.input_shape"),
+        (2**24 + 1, (), 1, "network.input_shape"),
+        (784, (0,), 10, "network.layers[0].outputs"),
+        (784, (100, -5), 10, "network.layers[2].outputs"),
+        (784, (10**9,), 10, "network.layers[0].outputs"),
+        (784, (MAX_WIDTH + 1,), 10, "network.layers[0].outputs"),
+        (784, (2,) * 128, 10, "network.layers"),
+        (784, (MAX_WIDTH, MAX_WIDTH), 10, "network.layers"),
+        (784, (), 0, "network.layers[0].outputs"),
+        (784, (), MAX_OUTPUTS + 1, "network.layers[0].outputs"),
     ],
 )
 def test_a_width_out_of_range_is_named(inputs: int, hidden: tuple[int, ...], outputs: int, field: str) -> None:
@@ -154,7 +154,8 @@ def test_a_width_out_of_range_is_named(inputs: int, hidden: tuple[int, ...], out
 
 
 def test_the_deepest_network_there_may_be_is_made() -> None:
-    network = fully_connected(2, (3,) * 63, 2)
-    assert [(a, b) for a, b in pairwise(network.widths)][1] == (3, 3)
-    logits = forward(network, init(network, jax.random.key(0)), jnp.ones((1, 2), jnp.float32))
+    network = fully_connected(2, (3,) * 127, 2)
+    assert network.leaf_shapes[2] == (3,)
+    params = init(network, jax.random.key(0))
+    logits = forward(network, params, tuple({} for _ in params), jnp.ones((1, 2), jnp.float32))
     assert logits.shape == (1, 2)

@@ -10,7 +10,14 @@ import pytest
 from jax import Array
 from jax.test_util import check_vjp
 
-from handgrad.core import operations as ops
+from handgrad.core.operations.activations import sigmoid, sigmoid_bwd, sigmoid_fwd
+from handgrad.core.operations.affine import affine, affine_bwd, affine_fwd
+from handgrad.core.operations.losses import (
+    softmax_cross_entropy,
+    softmax_cross_entropy_bwd,
+    softmax_cross_entropy_fwd,
+)
+from handgrad.core.operations.softmax import log_softmax
 
 Triple = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
 
@@ -27,9 +34,9 @@ def with_labels(triple: Triple, labels: Array) -> Triple:
     return (lambda x: op(x, labels)), (lambda x: fwd(x, labels)), (lambda r, g: bwd(r, g)[:1])
 
 
-AFFINE = (ops.affine, ops.affine_fwd, ops.affine_bwd)
-SIGMOID = (ops.sigmoid, ops.sigmoid_fwd, ops.sigmoid_bwd)
-LOSS = (ops.softmax_cross_entropy, ops.softmax_cross_entropy_fwd, ops.softmax_cross_entropy_bwd)
+AFFINE = (affine, affine_fwd, affine_bwd)
+SIGMOID = (sigmoid, sigmoid_fwd, sigmoid_bwd)
+LOSS = (softmax_cross_entropy, softmax_cross_entropy_fwd, softmax_cross_entropy_bwd)
 
 CASES: dict[str, tuple[Triple, list[tuple[int, ...]]]] = {
     "affine": (AFFINE, [(7, 5), (3, 5), (3,)]),
@@ -93,25 +100,25 @@ def test_a_triple_can_be_handed_to_custom_vjp_and_compiled(name: str) -> None:
 
 def test_affine_of_known_numbers() -> None:
     X, W, b = jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0], [5.0, 6.0]]), jnp.array([10.0, 20.0])
-    np.testing.assert_array_equal(ops.affine(X, W, b), [[21.0, 37.0]])
-    X_grad, W_grad, b_grad = ops.affine_bwd((X, W), jnp.array([[1.0, 2.0]]))
+    np.testing.assert_array_equal(affine(X, W, b), [[21.0, 37.0]])
+    X_grad, W_grad, b_grad = affine_bwd((X, W), jnp.array([[1.0, 2.0]]))
     np.testing.assert_array_equal(X_grad, [[13.0, 16.0]])
     np.testing.assert_array_equal(W_grad, [[1.0, 2.0], [2.0, 4.0]])
     np.testing.assert_array_equal(b_grad, [1.0, 2.0])
 
 
 def test_sigmoid_of_known_numbers() -> None:
-    np.testing.assert_allclose(ops.sigmoid(jnp.array([0.0, np.log(3.0), -np.log(3.0)])), [0.5, 0.75, 0.25], rtol=1e-6)
-    (gradient,) = ops.sigmoid_bwd(jnp.array([0.5, 0.25]), jnp.array([2.0, 1.0]))
+    np.testing.assert_allclose(sigmoid(jnp.array([0.0, np.log(3.0), -np.log(3.0)])), [0.5, 0.75, 0.25], rtol=1e-6)
+    (gradient,) = sigmoid_bwd(jnp.array([0.5, 0.25]), jnp.array([2.0, 1.0]))
     np.testing.assert_allclose(gradient, [0.5, 0.1875])
 
 
 def test_the_loss_of_known_numbers() -> None:
     # Softmax of log(1, 2, 5): 1/8, 2/8, 5/8.
     logits = jnp.log(jnp.array([[1.0, 2.0, 5.0], [1.0, 1.0, 1.0]]))
-    loss, residuals = ops.softmax_cross_entropy_fwd(logits, jnp.array([1, 0]))
+    loss, residuals = softmax_cross_entropy_fwd(logits, jnp.array([1, 0]))
     np.testing.assert_allclose(loss, (np.log(4.0) + np.log(3.0)) / 2, rtol=1e-6)
-    gradient, none = ops.softmax_cross_entropy_bwd(residuals, jnp.float32(2.0))
+    gradient, none = softmax_cross_entropy_bwd(residuals, jnp.float32(2.0))
     np.testing.assert_allclose(gradient, [[1 / 8, 2 / 8 - 1, 5 / 8], [1 / 3 - 1, 1 / 3, 1 / 3]], rtol=1e-5, atol=1e-7)
     assert none is None
 
@@ -124,7 +131,7 @@ def whole_range() -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def test_sigmoid_is_stable_over_the_whole_range() -> None:
     x = np.sort(whole_range())
-    y, residuals = ops.sigmoid_fwd(jnp.asarray(x))
+    y, residuals = sigmoid_fwd(jnp.asarray(x))
     outputs = np.asarray(y)
     assert np.isfinite(outputs).all()
     assert (np.diff(outputs) >= 0).all()
@@ -133,7 +140,7 @@ def test_sigmoid_is_stable_over_the_whole_range() -> None:
     expected = 1 / (1 + np.exp(-np.clip(x.astype(np.float64), -700, 700)))
     # Below the smallest normal number the processor may round to 0.
     np.testing.assert_allclose(outputs, expected, rtol=2e-6, atol=2e-38)
-    (gradient,) = ops.sigmoid_bwd(residuals, jnp.ones_like(y))
+    (gradient,) = sigmoid_bwd(residuals, jnp.ones_like(y))
     assert np.isfinite(gradient).all()
     assert (np.asarray(gradient) >= 0).all()
 
@@ -142,22 +149,22 @@ def test_sigmoid_is_stable_over_the_whole_range() -> None:
 @pytest.mark.parametrize("high", [0.0, 1e-30, 100.0, 1e4, 1e30, FLOAT32_MAX])
 def test_log_softmax_and_loss_are_finite_at_extreme_logits(low: float, high: float) -> None:
     logits = jnp.array([[low, high, 0.0], [high, high, high], [low, low, low]], jnp.float32)
-    log_probabilities = np.asarray(ops.log_softmax(logits))
+    log_probabilities = np.asarray(log_softmax(logits))
     assert np.isfinite(log_probabilities).all()
     assert (log_probabilities <= 0).all()
     np.testing.assert_allclose(np.exp(log_probabilities).sum(axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(log_probabilities[1:], -np.log(3.0), rtol=1e-6)
     for label in range(3):
-        loss, residuals = ops.softmax_cross_entropy_fwd(logits, jnp.array([label, 0, 0]))
-        gradient, _ = ops.softmax_cross_entropy_bwd(residuals, jnp.float32(1.0))
+        loss, residuals = softmax_cross_entropy_fwd(logits, jnp.array([label, 0, 0]))
+        gradient, _ = softmax_cross_entropy_bwd(residuals, jnp.float32(1.0))
         assert np.isfinite(loss)
         assert np.isfinite(gradient).all()
         np.testing.assert_allclose(np.asarray(gradient).sum(axis=1), 0, atol=1e-6)
 
 
 def test_the_loss_of_a_certain_and_right_answer_is_zero() -> None:
-    loss, residuals = ops.softmax_cross_entropy_fwd(jnp.array([[1e30, -1e30]]), jnp.array([0]))
-    gradient, _ = ops.softmax_cross_entropy_bwd(residuals, jnp.float32(1.0))
+    loss, residuals = softmax_cross_entropy_fwd(jnp.array([[1e30, -1e30]]), jnp.array([0]))
+    gradient, _ = softmax_cross_entropy_bwd(residuals, jnp.float32(1.0))
     assert loss == 0
     np.testing.assert_array_equal(gradient, [[0.0, 0.0]])
 
@@ -168,17 +175,17 @@ F32, F16, INT = jnp.float32, jnp.float16, jnp.int32
 @pytest.mark.parametrize(
     ("function", "shapes", "dtypes", "told"),
     [
-        (ops.affine, [(2, 3), (4, 5), (4,)], [F32, F32, F32], r"\(4, 5\)"),
-        (ops.affine, [(2, 3), (4, 3), (3,)], [F32, F32, F32], r"\(3,\)"),
-        (ops.affine, [(3,), (4, 3), (4,)], [F32, F32, F32], r"\(3,\)"),
-        (ops.affine, [(2, 3), (4, 3), (4, 1)], [F32, F32, F32], r"\(4, 1\)"),
-        (ops.affine, [(2, 3), (4, 3), (4,)], [INT, INT, INT], "int32"),
-        (ops.affine, [(2, 3), (4, 3), (4,)], [F32, F16, F32], "float16"),
-        (ops.sigmoid, [(2,)], [INT], "int32"),
-        (ops.softmax_cross_entropy, [(2, 3), (3,)], [F32, INT], r"\(3,\)"),
-        (ops.softmax_cross_entropy, [(3,), (3,)], [F32, INT], r"\(3,\)"),
-        (ops.softmax_cross_entropy, [(2, 3), (2,)], [INT, INT], "int32"),
-        (ops.softmax_cross_entropy, [(2, 3), (2,)], [F32, F32], "float32"),
+        (affine, [(2, 3), (4, 5), (4,)], [F32, F32, F32], r"\(4, 5\)"),
+        (affine, [(2, 3), (4, 3), (3,)], [F32, F32, F32], r"\(3,\)"),
+        (affine, [(3,), (4, 3), (4,)], [F32, F32, F32], r"\(3,\)"),
+        (affine, [(2, 3), (4, 3), (4, 1)], [F32, F32, F32], r"\(4, 1\)"),
+        (affine, [(2, 3), (4, 3), (4,)], [INT, INT, INT], "int32"),
+        (affine, [(2, 3), (4, 3), (4,)], [F32, F16, F32], "float16"),
+        (sigmoid, [(2,)], [INT], "int32"),
+        (softmax_cross_entropy, [(2, 3), (3,)], [F32, INT], r"\(3,\)"),
+        (softmax_cross_entropy, [(3,), (3,)], [F32, INT], r"\(3,\)"),
+        (softmax_cross_entropy, [(2, 3), (2,)], [INT, INT], "int32"),
+        (softmax_cross_entropy, [(2, 3), (2,)], [F32, F32], "float32"),
     ],
 )
 def test_what_does_not_fit_is_told_with_what_came(

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from handgrad.core import parameter_files
 from handgrad.core.errors import InvalidInputError
+from handgrad.core.network import fully_connected
 from handgrad.core.parameter_files import (
     check_named_arrays,
     from_named_arrays,
     read,
+    read_arrays,
     to_named_arrays,
 )
 
@@ -61,9 +63,9 @@ def member(arrays: Arrays, name: str, content: bytes) -> bytes:
 )
 def test_what_numpy_saves_becomes_params(dtype: str, encode: Callable[[Arrays], bytes]) -> None:
     saved = report_arrays(dtype)
-    network, arrays = check_named_arrays(read(encode(saved), "params.npz"), "params.npz")
-    assert network.widths == (7, 5, 3)
-    found = to_named_arrays(from_named_arrays(network, arrays))
+    network, arrays = check_named_arrays(read_arrays(encode(saved), "params.npz"), "params.npz")
+    assert network.title == "7-5-3"
+    found = to_named_arrays(network, *from_named_arrays(network, arrays))
     assert list(found) == ["W_1", "b_1", "W_2", "b_2"]
     for name, array in found.items():
         assert array.dtype == np.float32
@@ -73,22 +75,22 @@ def test_what_numpy_saves_becomes_params(dtype: str, encode: Callable[[Arrays], 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_what_safetensors_saves_becomes_params(dtype: Any) -> None:
     saved = report_arrays(dtype)
-    network, arrays = check_named_arrays(read(safetensors.numpy.save(saved), "p"), "p")
-    assert network.widths == (7, 5, 3)
+    network, arrays = check_named_arrays(read_arrays(safetensors.numpy.save(saved), "p"), "p")
+    assert network.title == "7-5-3"
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, saved[name].astype(np.float32))
 
 
 def test_a_network_without_hidden_layers_has_two_arrays() -> None:
     network, arrays = check_named_arrays({"W_1": np.ones((3, 7)), "b_1": np.ones((3, 1))}, "p")
-    assert network.widths == (7, 3)
-    (layer,) = from_named_arrays(network, arrays)
+    assert network.title == "7-3"
+    (layer,), _ = from_named_arrays(network, arrays)
     assert layer["b"].shape == (3,)
 
 
 def test_named_arrays_are_copies() -> None:
     params = ({"W": jnp.ones((2, 3)), "b": jnp.ones(2)},)
-    arrays = to_named_arrays(params)
+    arrays = to_named_arrays(fully_connected(3, (), 2), params, ({},))
     arrays["W_1"][:] = 7
     assert float(params[0]["W"].max()) == 1
 
@@ -121,7 +123,7 @@ WRONG_ARRAYS: dict[str, tuple[Arrays, str]] = {
     "a bias that is no column": (change(b_1=np.ones(5)), r"b_1 has shape \(5,\); expected \(5, 1\)"),
     "a bias that is a row": (change(b_1=np.ones((1, 5))), r"b_1 has shape \(1, 5\); expected \(5, 1\)"),
     "layers that do not follow": (change(W_2=np.ones((3, 6))), r"W_2 has shape \(3, 6\); expected \(outputs, 5\)"),
-    "an empty weight": (change(W_1=np.ones((5, 0))), "a width is from 1"),
+    "an empty weight": (change(W_1=np.ones((5, 0))), "lengths of 1 or more"),
     "NaN": (change(W_1=NAN), r"W_1 has nan at \(1, 2\)"),
     "infinity": (change(b_2=[[0], [np.inf], [0]]), "b_2 has inf"),
     "more than float32 holds": (change(b_2=[[0], [1e200], [0]]), r"b_2 has 1e\+200 at \(1, 0\)"),
@@ -136,7 +138,7 @@ WRONG_ARRAYS: dict[str, tuple[Arrays, str]] = {
 def test_wrong_arrays_are_named(kind: str) -> None:
     arrays, told = WRONG_ARRAYS[kind]
     with pytest.raises(InvalidInputError, match=told) as raised:
-        check_named_arrays(read(npz(arrays), "params.npz"), "params.npz")
+        check_named_arrays(read_arrays(npz(arrays), "params.npz"), "params.npz")
     assert raised.value.field == "params.npz"
 
 
@@ -187,7 +189,7 @@ def test_no_bytes_do_worse_than_an_error(start: bytes, noise: bytes, where: floa
     position = int(where * len(start))
     content = start[:position] + noise + (b"" if cut else start[position + len(noise) :])
     try:
-        network, _ = check_named_arrays(read(content, "file"), "file")
+        network, _ = check_named_arrays(read_arrays(content, "file"), "file")
     except InvalidInputError as error:
         assert error.field == "file"  # noqa: PT017 - either outcome is right
     else:

@@ -1,5 +1,6 @@
 """The training loop: what it computes, whatever way it is cut, and that autodiff has no part in it."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -11,11 +12,12 @@ from jax import Array
 from numpy.typing import NDArray
 
 from handgrad.core import training
-from handgrad.core.config import TrainConfig, preset
+from handgrad.core.config import PRESETS, TrainConfig, preset
 from handgrad.core.datasets import Dataset
 from handgrad.core.evaluation import evaluate
-from handgrad.core.network import Network, Params, fully_connected, init
-from handgrad.core.optimizers import SGD, Hyperparameters
+from handgrad.core.network import Network, fully_connected, init, make_network
+from handgrad.core.operations.base import Params
+from handgrad.core.optimizers import OptState
 
 NETWORK = fully_connected(12, (5,), 3)
 CONFIG = TrainConfig(batch_size=10, epochs=3, learning_rate=0.1, pixels="unit", seed=4)
@@ -36,12 +38,12 @@ class Run:
 
 def run(config: TrainConfig = CONFIG, network: Network = NETWORK, size: int = 45) -> Run:
     init_key, permutation_key = training.keys_of_run(config.seed)
-    params = init(network, init_key)
-    state = training.TrainState(params, SGD.init(params))
+    recipe = training.recipe_of(network, config)
+    state = training.initial_state(recipe, init(network, init_key))
     images, labels = jnp.asarray(IMAGES[:size, : network.inputs]), jnp.asarray(LABELS[:size])
     chunks = [
         replace(chunk, state=jax.tree.map(np.array, chunk.state))
-        for chunk in training.train(network, SGD, config, state, images, labels, permutation_key)
+        for chunk in training.train(recipe, config, state, images, labels, permutation_key)
     ]
     losses = np.concatenate([chunk.losses for chunk in chunks])
     means = [chunk.epoch_mean_loss for chunk in chunks if chunk.epoch_mean_loss is not None]
@@ -136,6 +138,22 @@ def test_training_differentiates_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(jax, name, refuse)
     # A shape that no other test has, so that it is traced here.
     assert len(run(network=fully_connected(10, (3, 2), 3)).losses) == 15
+    for name in PRESETS:
+        _train_preset(name)
+
+
+def _train_preset(name: str) -> None:
+    shape = (20, 20, 3) if name == "resnet" else (20, 20)
+    images, labels = GENERATOR.integers(0, 256, (6, math.prod(shape)), np.uint8), GENERATOR.integers(0, 3, 6)
+    network = make_network(preset(name).layers, shape, 3)
+    config = replace(preset(name).config, batch_size=3, epochs=1)
+    recipe = training.recipe_of(network, config)
+    init_key, key = training.keys_of_run(0)
+    state = training.initial_state(recipe, init(network, init_key))
+    before = jax.tree.map(np.array, state.params)
+    chunks = training.train(recipe, config, state, jnp.asarray(images), jnp.asarray(labels), key)
+    after = [chunk.state.params for chunk in chunks][-1]
+    assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
 
 
 def test_it_trains_the_same_without_compiling() -> None:
@@ -157,12 +175,11 @@ def test_many_networks_train_at_once() -> None:
 
     def train(params: Params, losses: Array, permutation: Array, rate: Array) -> tuple[training.TrainState, Array]:
         trained: tuple[training.TrainState, Array] = training.train_iterations(
-            training.TrainState(jax.tree.map(jnp.copy, params), ()),
-            *(losses, images, labels, permutation, Hyperparameters(rate, jnp.float32(0)), jnp.int32(0), jnp.int32(4)),
-            network=NETWORK,
-            optimizer=SGD,
+            training.TrainState(jax.tree.map(jnp.copy, params), OptState(), ({}, {}, {})),
+            *(losses, images, labels, permutation, jnp.full(4, rate), training.hyperparameters_of(CONFIG)),
+            *(jax.random.key(0), jnp.int32(0), jnp.int32(4)),
+            recipe=training.recipe_of(NETWORK, CONFIG),
             batch_size=10,
-            pixels="unit",
         )
         return trained
 
@@ -199,15 +216,15 @@ def test_the_reports_table(mnist: Dataset, seed: int) -> None:
     table = [0.9662, 0.4834, 0.3836, 0.3351, 0.3040, 0.2823, 0.2656, 0.2534, 0.2387, 0.2285]
     report = preset("report")
     config = replace(report.config, seed=seed)
-    network = fully_connected(mnist.inputs, report.hidden, mnist.classes)
+    network = make_network(report.layers, mnist.image_shape, mnist.classes)
     init_key, permutation_key = training.keys_of_run(seed)
-    params = init(network, init_key)
-    state = training.TrainState(params, SGD.init(params))
+    recipe = training.recipe_of(network, config)
+    state = training.initial_state(recipe, init(network, init_key))
     images, labels = jnp.asarray(mnist.train.images), jnp.asarray(mnist.train.labels)
     means: list[float] = []
-    for chunk in training.train(network, SGD, config, state, images, labels, permutation_key):
+    for chunk in training.train(recipe, config, state, images, labels, permutation_key):
         state = chunk.state
         means += [] if chunk.epoch_mean_loss is None else [chunk.epoch_mean_loss]
     assert means == pytest.approx(table, rel=0.06)
     test_images, test_labels = jnp.asarray(mnist.test.images), jnp.asarray(mnist.test.labels)
-    assert evaluate(network, state.params, test_images, test_labels, "raw").accuracy >= 0.93
+    assert evaluate(network, state.params, state.statistics, test_images, test_labels, "raw").accuracy >= 0.93

@@ -17,7 +17,11 @@ from handgrad.v1 import training_service_pb2 as pb
 
 SNAPSHOTS = ("--snapshot-seconds", "0.05")
 # A batch size that does not divide the images, an optimizer with state, publications between the epochs' ends.
-REQUEST = pb.TrainRequest(batch_size=128, epochs=4, learning_rate=0.005, momentum=0.9, publish_every_iterations=200)
+REQUEST = pb.TrainRequest(
+    config=job_pb2.TrainConfig(
+        batch_size=128, epochs=4, learning_rate=0.005, momentum=0.9, publish_every_iterations=200
+    )
+)
 LONGEST_LIFE_SECONDS = 2.0
 
 

@@ -106,7 +106,7 @@ def test_a_signal_stops_it_cleanly_also_while_it_trains(tmp_path: Path, number: 
         assert "Traceback" not in log
         assert log.splitlines()[-1].endswith("stopped")
     with process(tmp_path) as (server, address), handgrad.connect(address) as hg:
-        assert hg.load_params("kept").version == 1
+        assert hg.load_params("kept").params_version.version == 1
         # It went on by itself.
         found = hg.get_job(job.name)
         assert (found.state, found.resumes) == (job_pb2.JOB_STATE_RUNNING, 1)
@@ -152,19 +152,30 @@ DOCUMENTED = {
 }
 NUMBERS = st.one_of(st.integers(-(2**63), 2**63 - 1), st.sampled_from([0, 1, 2, 10]))
 NAMES = st.one_of(st.text(max_size=70), st.sampled_from(["tiny", "mine", "job-1", "report", ""]))
+KINDS = st.sampled_from(["affine", "relu", "flatten", "convolution", "residual", "dropout"])
 REQUESTS = st.one_of(
     st.builds(
         pb.TrainRequest,
         preset=NAMES,
         model=NAMES,
         dataset=NAMES,
-        network=st.builds(network_pb2.Network, inputs=NUMBERS, hidden=st.lists(NUMBERS, max_size=3), outputs=NUMBERS),
-        batch_size=NUMBERS,
-        epochs=st.one_of(st.integers(-(2**63), 3), st.just(2**63 - 1)),
-        learning_rate=st.floats(),
-        seed=NUMBERS,
-        pixels=st.sampled_from([0, 1, 2]),
-        publish_every_iterations=NUMBERS,
+        config=st.builds(
+            job_pb2.TrainConfig,
+            network=st.builds(
+                network_pb2.NetworkSpec,
+                input_shape=st.lists(NUMBERS, max_size=3),
+                layers=st.lists(st.builds(network_pb2.Layer, kind=st.one_of(NAMES, KINDS)), max_size=3),
+            ),
+            batch_size=NUMBERS,
+            epochs=st.one_of(st.integers(-(2**63), 3), st.just(2**63 - 1)),
+            learning_rate=st.floats(),
+            seed=NUMBERS,
+            pixels=st.sampled_from([0, 1, 2]),
+            publish_every_iterations=NUMBERS,
+            optimizer=NAMES,
+            validation_images=NUMBERS,
+            patience=NUMBERS,
+        ),
     ),
     st.builds(pb.GetLossRequest, job=NAMES, skip=NUMBERS, limit=NUMBERS),
     st.builds(pb.CancelJobRequest, job=NAMES),

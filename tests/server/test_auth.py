@@ -16,7 +16,9 @@ from google.protobuf import descriptor_pb2, message_factory
 import handgrad
 from handgrad.client import errors
 from handgrad.core.errors import InvalidInputError
-from handgrad.server import auth
+from handgrad.core.operations.table import OPERATIONS
+from handgrad.core.verification import check_operations
+from handgrad.server import auth, service
 from handgrad.server.app import Server
 from handgrad.v1 import training_service_pb2
 
@@ -71,7 +73,10 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_each_call_asks_for_a_token(guarded: Server, tokens: dict[str, str], name: str) -> None:
+def test_each_call_asks_for_a_token(
+    guarded: Server, tokens: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "check_operations", lambda seed: check_operations(seed, OPERATIONS[-1:]))
     with grpc.insecure_channel(guarded.address) as channel:
         for metadata in (
             (),
@@ -93,6 +98,7 @@ def test_the_calls_of_a_read_only_token_change_nothing() -> None:
     assert {
         *("GetJob", "ListJobs", "WatchJob", "GetLoss", "GetParams", "StreamParams", "WatchParams"),
         *("ListModels", "ListCheckpoints", "ListDatasets", "GetDataset", "Predict", "Evaluate"),
+        *("DescribeNetwork", "CheckGradients"),
     } == READING
 
 

@@ -22,7 +22,7 @@ def test_of_those_who_save_under_one_name_one_wins(hg: handgrad.Client) -> None:
     errors = [save.exception() for save in saves]
     (winner,) = (number for number, error in enumerate(errors) if error is None)
     assert {type(error) for error in errors} == {type(None), handgrad.AlreadyExistsError}
-    assert saves[winner].result().params_sha256 == hg.load_params("one").params_sha256 == hashes[winner]
+    assert saves[winner].result().params_sha256 == hg.load_params("one").params_version.params_sha256 == hashes[winner]
 
 
 def test_those_who_save_the_same_params_all_win(hg: handgrad.Client) -> None:

@@ -35,12 +35,12 @@ def test_a_checkpoint_outlives_the_server(tmp_path: Path, tiny_folder: Path) -> 
 
     server = Server("127.0.0.1:0", tmp_path / "data")
     with handgrad.connect(server.address) as hg:
-        loaded = hg.load_params("my.best_one-1", "again")
+        loaded = hg.load_params("my.best_one-1", "again").params_version
         assert (loaded.model, loaded.version, loaded.params_sha256) == ("again", 1, info.params_sha256)
         assert loaded.pixels == network_pb2.PIXEL_SCALE_UNIT
         assert list(hg.get_params("again").arrays) == ["W_1", "b_1", "W_2", "b_2"]
-        assert hg.load_params("first", "again").version == 2
-        assert hg.load_params("first").model not in ("", "again")
+        assert hg.load_params("first", "again").params_version.version == 2
+        assert hg.load_params("first").params_version.model not in ("", "again")
     server.stop()
 
 
@@ -51,14 +51,14 @@ def test_saving_again_changes_nothing_and_other_params_are_refused(hg: handgrad.
     hg.upload_params(OTHERS, "mine")
     with pytest.raises(handgrad.AlreadyExistsError, match="checkpoint one holds other params"):
         hg.save_params("mine", "one")
-    assert hg.load_params("one", "again").params_sha256 == saved.params_sha256
+    assert hg.load_params("one", "again").params_version.params_sha256 == saved.params_sha256
 
 
 def test_a_checkpoint_of_another_network_is_not_loaded(hg: handgrad.Client) -> None:
     hg.upload_params(ARRAYS, "mine")
     hg.save_params("mine", "one")
     hg.upload_params({"W_1": np.ones((2, 12)), "b_1": np.ones((2, 1))}, "other")
-    with pytest.raises(handgrad.PreconditionError, match="other has widths 12-2, not 12-3"):
+    with pytest.raises(handgrad.PreconditionError, match="other has another network, 12-2, not 12-3"):
         hg.load_params("one", "other")
 
 
@@ -91,7 +91,7 @@ def test_a_damaged_checkpoint_is_told(hg: handgrad.Client, folder: Path, damage:
     # The same params, given again, mend it.
     hg.upload_params(ARRAYS, "again")
     assert file.read_bytes() == whole
-    assert hg.load_params("one").version == 1
+    assert hg.load_params("one").params_version.version == 1
 
 
 def test_a_checkpoint_whose_file_is_gone_is_told(hg: handgrad.Client, folder: Path) -> None:
@@ -134,8 +134,8 @@ def test_the_optimizers_state_is_saved_and_loaded_where_it_is_asked_for(hg: hand
     assert saved.optimizer_state
     goes_on = hg.train(model="mine", **settings).wait()
     assert goes_on.continued_optimizer_state
-    assert hg.load_params("one", "with", with_optimizer_state=True).optimizer_state
-    assert not hg.load_params("one", "without").optimizer_state
+    assert hg.load_params("one", "with", with_optimizer_state=True).params_version.optimizer_state
+    assert not hg.load_params("one", "without").params_version.optimizer_state
     ends = {name: hg.train(model=name, **settings).wait() for name in ("with", "without")}
     hg.load_params("one", "fresh", with_optimizer_state=True)
     ends["fresh"] = hg.train(model="fresh", fresh_optimizer=True, **settings).wait()

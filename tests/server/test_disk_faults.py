@@ -60,7 +60,7 @@ def faults(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> F
 def check(hg: handgrad.Client, answered: dict[str, str]) -> None:
     """Everything that was answered is there, with its hash."""
     for name, sha256 in answered.items():
-        loaded = hg.load_params(name)
+        loaded = hg.load_params(name).params_version
         assert loaded.params_sha256 == sha256
         hg.get_params(loaded.model)
         hg.delete_model(loaded.model)
@@ -191,7 +191,7 @@ def test_each_statement_of_the_database_may_fail(
         hg.upload_params(arrays(3), "new")
         assert hg.train(dataset="tiny", epochs=1, model="trained", **SETTINGS).wait().version >= 2
         if statement not in ("INSERT", "UPDATE"):
-            assert hg.load_params("one").params_sha256 == saved.params_sha256
+            assert hg.load_params("one").params_version.params_sha256 == saved.params_sha256
     server.stop()
 
 
@@ -212,7 +212,7 @@ def test_a_full_database_is_a_full_disk(tmp_path: Path) -> None:
         assert told == "the server's disk is full"
         writer.execute("PRAGMA max_page_count = 1000000")
         hg.upload_params(arrays(1), "again")
-        assert hg.load_params("one").params_sha256 == saved.params_sha256
+        assert hg.load_params("one").params_version.params_sha256 == saved.params_sha256
     server.stop()
 
 

@@ -66,9 +66,9 @@ def test_a_job_goes_on_while_it_is_evaluated(hg: handgrad.Client, tiny: str) -> 
 def test_what_does_not_fit_or_exist_is_told(hg: handgrad.Client, tiny: str) -> None:
     hg.upload_params({"W_1": W, "b_1": B}, "mine")
     hg.upload_params({"W_1": W[:2], "b_1": B[:2]}, "narrow")
-    with pytest.raises(handgrad.InvalidArgumentError, match="784, the numbers of an image of data set mnist"):
+    with pytest.raises(handgrad.InvalidArgumentError, match="784 numbers, as an image of data set mnist has"):
         hg.evaluate("mine")
-    with pytest.raises(handgrad.InvalidArgumentError, match="3 or more, the classes of data set tiny"):
+    with pytest.raises(handgrad.InvalidArgumentError, match="3 outputs or more, the classes of data set tiny"):
         hg.evaluate("narrow", dataset=tiny)
     with pytest.raises(handgrad.NotFoundError, match="no data set 'nothing'; there are mnist, tiny"):
         hg.evaluate("mine", dataset="nothing")

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import handgrad
+from handgrad.client.network import title
 from handgrad.server import models, service, uploads
 from handgrad.server.app import Server
 from handgrad.v1 import network_pb2, params_pb2
@@ -33,7 +34,7 @@ def test_what_is_uploaded_is_given_back(hg: handgrad.Client) -> None:
     assert found.version == uploaded
     assert (uploaded.model, uploaded.version, uploaded.job, uploaded.size_bytes) == ("mine", 1, "", 67 * 4)
     assert uploaded.pixels == network_pb2.PIXEL_SCALE_UNSPECIFIED
-    assert list(uploaded.network.hidden) == [4]
+    assert title(uploaded.network) == "12-4-3"
     assert list(found.arrays) == ["W_1", "b_1", "W_2", "b_2"]
     for name, array in arrays().items():
         np.testing.assert_array_equal(found.arrays[name], array.astype(np.float32))
@@ -84,7 +85,7 @@ def test_a_deleted_model_goes_on_with_its_numbers(hg: handgrad.Client) -> None:
     assert list(hg.list_models()) == []
     # Of another network, too.
     assert hg.upload_params(arrays((12, 3)), "mine").version == 3
-    assert hg.load_params("one", "again").version == 1
+    assert hg.load_params("one", "again").params_version.version == 1
 
 
 def test_what_is_known_already_is_not_sent(hg: handgrad.Client) -> None:
@@ -203,7 +204,7 @@ def test_an_upload_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_model_keeps_its_network(hg: handgrad.Client) -> None:
     hg.upload_params(arrays(), "mine")
-    with pytest.raises(handgrad.PreconditionError, match="mine has widths 12-4-3, not 12-5-3"):
+    with pytest.raises(handgrad.PreconditionError, match="mine has another network, 12-4-3, not 12-5-3"):
         hg.upload_params(arrays((12, 5, 3)), "mine")
 
 
@@ -220,7 +221,7 @@ def test_a_model_that_is_being_trained_takes_nothing_else(hg: handgrad.Client, t
             call()
     job.cancel()
     list(job.events())
-    assert hg.load_params("start", "mine").version > 1
+    assert hg.load_params("start", "mine").params_version.version > 1
 
 
 def test_uploaded_params_are_trained_on(hg: handgrad.Client, tiny: str) -> None:

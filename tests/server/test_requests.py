@@ -46,8 +46,8 @@ def test_a_wrong_field_comes_as_a_detail_of_the_status(hg: handgrad.Client) -> N
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
-        (pb.TrainRequest.FromString(b"\x40\x09"), "pixels"),
-        (pb.TrainRequest.FromString(b"\x40\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), "pixels"),
+        (pb.TrainRequest.FromString(b"\x22\x02\x28\x09"), "pixels"),
+        (pb.TrainRequest.FromString(b"\x22\x0b\x28\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), "pixels"),
         (pb.EvaluateRequest.FromString(b"\x0a\x04mine\x1a\x04tiny\x20\x09"), "split"),
         (pb.EvaluateRequest.FromString(b"\x0a\x04mine\x1a\x04tiny\x28\x09"), "pixels"),
     ],
@@ -126,7 +126,7 @@ LONG_TEXTS: dict[str, Callable[[handgrad.Client], object]] = {
     "a file of another script": lambda hg: upload(hg, pb.UploadParamsRequest(file="\u5b57" * 30_000, chunk=b"hello")),
     "an array": lambda hg: upload(hg, pb.UploadParamsRequest(chunk=npz({"y" * 50_000: np.ones(1)}))),
     "many arrays": many_arrays,
-    "hidden layers": lambda hg: hg.train(hidden=[0] * 100_000),
+    "hidden layers": lambda hg: hg.train(hidden=[0] * 20_000),
 }
 
 

@@ -14,7 +14,8 @@ from handgrad.v1 import job_pb2
 from handgrad.v1 import training_service_pb2 as pb
 from handgrad.v1.training_service_pb2_grpc import TrainingServiceStub
 
-REQUEST = pb.TrainRequest(batch_size=128, epochs=3, learning_rate=0.005, momentum=0.9, model="mine", request_id="one")
+CONFIG = job_pb2.TrainConfig(batch_size=128, epochs=3, learning_rate=0.005, momentum=0.9)
+REQUEST = pb.TrainRequest(config=CONFIG, model="mine", request_id="one")
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def test_a_snapshot_that_lacks_something_is_caught(
 def test_a_job_that_was_to_end_with_its_call_is_not_taken_up(tmp_path: Path) -> None:
     asked = pb.TrainRequest(cancel_on_disconnect=True)
     asked.MergeFrom(REQUEST)
-    asked.epochs = 100_000
+    asked.config.epochs = 100_000
     with serving(tmp_path) as stub:
         responses = stub.Train(asked)
         while not next(responses).event.HasField("progress"):

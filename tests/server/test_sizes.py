@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 import handgrad
+from handgrad.client.network import network_to_proto
 from handgrad.core.config import MAX_EPOCHS, TrainConfig
 from handgrad.core.network import MAX_OUTPUTS, fully_connected
 from handgrad.server import jobs as jobs_module
 from handgrad.server.app import Server
 from handgrad.server.jobs import Caller, Epoch, JobRequest, JobState
-from handgrad.v1 import network_pb2
+from handgrad.v1 import job_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
 
@@ -25,7 +26,7 @@ def test_the_losses_of_the_longest_job_fit(server: Server, hg: handgrad.Client) 
         job = jobs_module._job_of(writer.execute("SELECT * FROM jobs WHERE number = ?", (number,)).fetchone())
         jobs_module.advance(writer, job, len(losses), losses)
         for epoch in range(1, MAX_EPOCHS + 1):
-            jobs_module.epoch_ended(writer, job, Epoch(epoch, 1.5, 0.01))
+            jobs_module.epoch_ended(writer, job, Epoch(epoch, 1.5, 0.01, 1.25, 0.5))
         jobs_module.end(writer, job, JobState.SUCCEEDED, "")
     reply = hg.get_loss(job.name)
     assert len(reply.epochs) == MAX_EPOCHS
@@ -40,13 +41,13 @@ def test_an_evaluation_of_as_many_outputs_as_are_allowed_fits(hg: handgrad.Clien
 
 def test_more_outputs_are_refused(hg: handgrad.Client, tiny: str) -> None:
     # The confusion matrix of 65,536 would have 4,294,967,296 counts.
-    with pytest.raises(handgrad.InvalidArgumentError, match=r"network\.outputs") as raised:
+    with pytest.raises(handgrad.InvalidArgumentError, match=r"network\.layers\[0\]\.outputs") as raised:
         hg.upload_params({"W_1": np.zeros((MAX_OUTPUTS + 1, 12)), "b_1": np.zeros((MAX_OUTPUTS + 1, 1))})
     assert raised.value.field == "arrays"
-    network = network_pb2.Network(outputs=65_536)
+    config = job_pb2.TrainConfig(network=network_to_proto([{"kind": "affine", "outputs": 65_536}]), batch_size=10)
     with pytest.raises(handgrad.InvalidArgumentError) as raised, hg._errors():
-        list(hg._stub.Train(pb.TrainRequest(dataset=tiny, network=network, batch_size=10, epochs=1)))
-    assert raised.value.field == "network.outputs"
+        list(hg._stub.Train(pb.TrainRequest(dataset=tiny, config=config)))
+    assert raised.value.field == "network.layers[0].outputs"
 
 
 def test_a_network_may_have_more_outputs_than_the_data_set_has_classes(hg: handgrad.Client, tiny: str) -> None:

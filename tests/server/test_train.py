@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import handgrad
+from handgrad.client.network import fully_connected, network_to_proto, title
 from handgrad.core import training
 from handgrad.server import convert, service
 from handgrad.server.app import Server
@@ -32,7 +33,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def test_the_stream_tells_everything_in_order(hg: handgrad.Client, tiny: str) -> None:
     request = pb.TrainRequest(
-        dataset=tiny, network=network_pb2.Network(hidden=[4]), batch_size=10, epochs=3, learning_rate=0.1
+        dataset=tiny,
+        config=job_pb2.TrainConfig(
+            network=network_to_proto(fully_connected([4])), batch_size=10, epochs=3, learning_rate=0.1
+        ),
     )
     responses = [response.event for response in hg._stub.Train(request)]
     kinds = [response.WhichOneof("event") for response in responses]
@@ -49,7 +53,7 @@ def test_the_stream_tells_everything_in_order(hg: handgrad.Client, tiny: str) ->
     assert accepted.job == finished.job
     assert accepted.config == finished.config
     config = finished.config
-    assert (config.network.inputs, list(config.network.hidden), config.network.outputs) == (12, [4], 3)
+    assert title(config.network) == "12-4-3"
     assert (config.batch_size, config.epochs, config.learning_rate, config.seed) == (10, 3, 0.1, 0)
     assert config.pixels == network_pb2.PIXEL_SCALE_RAW
     assert finished.state == job_pb2.JOB_STATE_SUCCEEDED
@@ -100,12 +104,12 @@ def test_a_model_that_exists_is_trained_on(hg: handgrad.Client, tiny: str) -> No
     # Without a network and pixels: those of the model.
     info = hg.train(dataset=tiny, model="digits", epochs=1, batch_size=10, learning_rate=0.1).wait()
     assert info.version == 4
-    assert list(info.config.network.hidden) == [4]
+    assert title(info.config.network) == "12-4-3"
     assert info.config.pixels == network_pb2.PIXEL_SCALE_UNIT
     before, after = hg.get_params("digits", 3), hg.get_params("digits", 4)
     assert not np.array_equal(before.arrays["W_1"], after.arrays["W_1"])
     np.testing.assert_allclose(before.arrays["W_1"], after.arrays["W_1"], atol=0.2)
-    with pytest.raises(handgrad.PreconditionError, match="digits has widths 12-4-3, not 12-5-3"):
+    with pytest.raises(handgrad.PreconditionError, match="digits has another network, 12-4-3, not 12-5-3"):
         hg.train(dataset=tiny, model="digits", hidden=[5], batch_size=10)
 
 
@@ -266,8 +270,8 @@ def test_more_streams_than_there_are_threads_for_are_refused(hg: handgrad.Client
         ({"preset": "rapport"}, "preset"),
         ({"model": "a/b"}, "model"),
         ({"dataset": "../tiny"}, "dataset"),
-        ({"hidden": [0]}, "network.hidden[0]"),
-        ({"hidden": [5, 10**9]}, "network.hidden[1]"),
+        ({"hidden": [0]}, "network.layers[0].outputs"),
+        ({"hidden": [5, 10**9]}, "network.layers[2].outputs"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 66}, "batch_size"),
         ({"epochs": -1}, "epochs"),
@@ -287,11 +291,15 @@ def test_a_wrong_setting_is_named(hg: handgrad.Client, tiny: str, settings: dict
 
 def test_a_network_that_does_not_fit_the_data_set_is_refused(hg: handgrad.Client, tiny: str) -> None:
     for network, field in (
-        (network_pb2.Network(inputs=13), "network.inputs"),
-        (network_pb2.Network(outputs=2), "network.outputs"),
+        (network_to_proto(fully_connected([4]), [13]), "network.input_shape"),
+        (network_to_proto([{"kind": "affine", "outputs": 2}]), "network.layers"),
     ):
         with pytest.raises(handgrad.InvalidArgumentError) as raised, hg._errors():
-            list(hg._stub.Train(pb.TrainRequest(dataset=tiny, network=network)))
+            list(
+                hg._stub.Train(
+                    pb.TrainRequest(dataset=tiny, config=job_pb2.TrainConfig(network=network, batch_size=10))
+                )
+            )
         assert raised.value.field == field
 
 

@@ -113,7 +113,8 @@ class UploadFile(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     file: _builtins.str
-    """What it is called: one of the names of MNIST's four IDX files, with or without ".gz", or a name ending in ".npz".
+    """What it is called: one of the names of MNIST's four IDX files, with or without ".gz"; one of the names of
+    CIFAR-10's binary files; or a name ending in ".npz".
     Never used as a path.
     """
     size_bytes: _builtins.int

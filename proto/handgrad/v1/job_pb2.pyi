@@ -58,7 +58,9 @@ Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
 @_typing.final
 class TrainConfig(_message.Message):
-    """Everything that decides a run, besides the data set's contents and the params it starts from."""
+    """Everything that decides a run, besides the data set's contents and the params it starts from. In a request, what is
+    left out is the preset's; in an answer everything is there.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -70,41 +72,204 @@ class TrainConfig(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     PUBLISH_EVERY_ITERATIONS_FIELD_NUMBER: _builtins.int
     MOMENTUM_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_FIELD_NUMBER: _builtins.int
+    BETA2_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
+    CLIP_NORM_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FACTOR_FIELD_NUMBER: _builtins.int
+    SCHEDULE_EPOCHS_FIELD_NUMBER: _builtins.int
+    WARMUP_EPOCHS_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    LABEL_SMOOTHING_FIELD_NUMBER: _builtins.int
+    FLIP_FIELD_NUMBER: _builtins.int
+    CROP_FIELD_NUMBER: _builtins.int
+    SHIFT_FIELD_NUMBER: _builtins.int
+    VALIDATION_IMAGES_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    KEEP_BEST_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
-    """Images in a mini-batch. The last mini-batch of an epoch holds what is left, when the data set does not divide evenly."""
+    """Images in a mini-batch, from 1 to those that are trained on. The last mini-batch of an epoch holds what is left, when
+    they do not divide evenly.
+    """
     epochs: _builtins.int
-    """Passes over the training split."""
+    """Passes over the training images, 1 to 100000."""
     learning_rate: _builtins.float
-    """The step size of SGD."""
+    """Step size: finite and more than 0. The largest of the schedule."""
     pixels: _network_pb2.PixelScale.ValueType
-    """How pixels become inputs."""
+    """How pixels become inputs. Not set in a request: as the model was last trained, otherwise the preset's."""
     seed: _builtins.int
-    """Seed of the initial params and of the permutations."""
+    """Seed of the initial params, the permutations, and what else is random, 0 to 4294967295."""
     publish_every_iterations: _builtins.int
     """Iterations from one publication of the params to the next. 0: only at the end of each epoch."""
     momentum: _builtins.float
-    """Part of the step before that each step repeats, 0 to less than 1. 0: plain SGD."""
+    """Part of the step before that each step repeats, Adam's beta 1: 0 to less than 1."""
+    optimizer: _builtins.str
+    """"sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw" or "muon". One that is not the
+    preset's brings its own momentum, beta2 and epsilon, where the request has none.
+    """
+    beta2: _builtins.float
+    """Part of the mean of squares that stays: Adam's beta 2, RMSProp's and AdaDelta's rho. 0 to less than 1."""
+    epsilon: _builtins.float
+    """Added to what an optimizer divides by."""
+    weight_decay: _builtins.float
+    """Weight decay: of the squares of all weights in the loss, or of the step itself for "adamw" and "muon"."""
+    clip_norm: _builtins.float
+    """Largest norm of all gradients together. 0: any."""
+    schedule: _builtins.str
+    """How the learning rate changes: "constant", "step", "exponential", or "cosine"."""
+    schedule_factor: _builtins.float
+    """What "step" and "exponential" multiply by, and the part of the learning rate that "cosine" ends at. 0 to 1."""
+    schedule_epochs: _builtins.float
+    """Epochs from one multiplication to the next."""
+    warmup_epochs: _builtins.float
+    """Epochs in which the learning rate rises to its full size, in a line, before the schedule begins."""
+    loss: _builtins.str
+    """"softmax_cross_entropy" or "squared_error"."""
+    label_smoothing: _builtins.float
+    """Part of a target of the cross-entropy that all classes share, 0 to less than 1."""
+    flip: _builtins.bool
+    """Whether half of the images, at random, are mirrored while training."""
+    crop: _builtins.int
+    """Pixels that images are moved at most while training; mirrored pixels come in."""
+    shift: _builtins.int
+    """Pixels that images are moved at most while training; zeros come in."""
+    validation_images: _builtins.int
+    """Images of the training split that are kept for validation after each epoch. They are the same in every run."""
+    patience: _builtins.int
+    """Epochs without a smaller validation loss after which training stops. 0: never."""
+    keep_best: _builtins.bool
+    """Whether the params of the epoch with the smallest validation loss are published last."""
     @_builtins.property
-    def network(self) -> _network_pb2.Network:
-        """The network that is trained."""
+    def network(self) -> _network_pb2.NetworkSpec:
+        """The network that is trained. Not set in a request: that of the model if it exists, otherwise the preset's."""
 
     def __init__(
         self,
         *,
-        network: _network_pb2.Network | None = ...,
-        batch_size: _builtins.int = ...,
-        epochs: _builtins.int = ...,
-        learning_rate: _builtins.float = ...,
+        network: _network_pb2.NetworkSpec | None = ...,
+        batch_size: _builtins.int | None = ...,
+        epochs: _builtins.int | None = ...,
+        learning_rate: _builtins.float | None = ...,
         pixels: _network_pb2.PixelScale.ValueType = ...,
-        seed: _builtins.int = ...,
-        publish_every_iterations: _builtins.int = ...,
-        momentum: _builtins.float = ...,
+        seed: _builtins.int | None = ...,
+        publish_every_iterations: _builtins.int | None = ...,
+        momentum: _builtins.float | None = ...,
+        optimizer: _builtins.str | None = ...,
+        beta2: _builtins.float | None = ...,
+        epsilon: _builtins.float | None = ...,
+        weight_decay: _builtins.float | None = ...,
+        clip_norm: _builtins.float | None = ...,
+        schedule: _builtins.str | None = ...,
+        schedule_factor: _builtins.float | None = ...,
+        schedule_epochs: _builtins.float | None = ...,
+        warmup_epochs: _builtins.float | None = ...,
+        loss: _builtins.str | None = ...,
+        label_smoothing: _builtins.float | None = ...,
+        flip: _builtins.bool | None = ...,
+        crop: _builtins.int | None = ...,
+        shift: _builtins.int | None = ...,
+        validation_images: _builtins.int | None = ...,
+        patience: _builtins.int | None = ...,
+        keep_best: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["network", b"network"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_crop", b"_crop", "_epochs", b"_epochs", "_epsilon", b"_epsilon", "_flip", b"_flip", "_keep_best", b"_keep_best", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_patience", b"_patience", "_publish_every_iterations", b"_publish_every_iterations", "_schedule", b"_schedule", "_schedule_epochs", b"_schedule_epochs", "_schedule_factor", b"_schedule_factor", "_seed", b"_seed", "_shift", b"_shift", "_validation_images", b"_validation_images", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "beta2", b"beta2", "clip_norm", b"clip_norm", "crop", b"crop", "epochs", b"epochs", "epsilon", b"epsilon", "flip", b"flip", "keep_best", b"keep_best", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "loss", b"loss", "momentum", b"momentum", "network", b"network", "optimizer", b"optimizer", "patience", b"patience", "publish_every_iterations", b"publish_every_iterations", "schedule", b"schedule", "schedule_epochs", b"schedule_epochs", "schedule_factor", b"schedule_factor", "seed", b"seed", "shift", b"shift", "validation_images", b"validation_images", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "momentum", b"momentum", "network", b"network", "pixels", b"pixels", "publish_every_iterations", b"publish_every_iterations", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_crop", b"_crop", "_epochs", b"_epochs", "_epsilon", b"_epsilon", "_flip", b"_flip", "_keep_best", b"_keep_best", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_patience", b"_patience", "_publish_every_iterations", b"_publish_every_iterations", "_schedule", b"_schedule", "_schedule_epochs", b"_schedule_epochs", "_schedule_factor", b"_schedule_factor", "_seed", b"_seed", "_shift", b"_shift", "_validation_images", b"_validation_images", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "beta2", b"beta2", "clip_norm", b"clip_norm", "crop", b"crop", "epochs", b"epochs", "epsilon", b"epsilon", "flip", b"flip", "keep_best", b"keep_best", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "loss", b"loss", "momentum", b"momentum", "network", b"network", "optimizer", b"optimizer", "patience", b"patience", "pixels", b"pixels", "publish_every_iterations", b"publish_every_iterations", "schedule", b"schedule", "schedule_epochs", b"schedule_epochs", "schedule_factor", b"schedule_factor", "seed", b"seed", "shift", b"shift", "validation_images", b"validation_images", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
+    _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__beta2: _TypeAlias = _typing.Literal["beta2"]  # noqa: Y015
+    _WhichOneofArgType__beta2: _TypeAlias = _typing.Literal["_beta2", b"_beta2"]  # noqa: Y015
+    _WhichOneofReturnType__clip_norm: _TypeAlias = _typing.Literal["clip_norm"]  # noqa: Y015
+    _WhichOneofArgType__clip_norm: _TypeAlias = _typing.Literal["_clip_norm", b"_clip_norm"]  # noqa: Y015
+    _WhichOneofReturnType__crop: _TypeAlias = _typing.Literal["crop"]  # noqa: Y015
+    _WhichOneofArgType__crop: _TypeAlias = _typing.Literal["_crop", b"_crop"]  # noqa: Y015
+    _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
+    _WhichOneofArgType__epochs: _TypeAlias = _typing.Literal["_epochs", b"_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
+    _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
+    _WhichOneofReturnType__flip: _TypeAlias = _typing.Literal["flip"]  # noqa: Y015
+    _WhichOneofArgType__flip: _TypeAlias = _typing.Literal["_flip", b"_flip"]  # noqa: Y015
+    _WhichOneofReturnType__keep_best: _TypeAlias = _typing.Literal["keep_best"]  # noqa: Y015
+    _WhichOneofArgType__keep_best: _TypeAlias = _typing.Literal["_keep_best", b"_keep_best"]  # noqa: Y015
+    _WhichOneofReturnType__label_smoothing: _TypeAlias = _typing.Literal["label_smoothing"]  # noqa: Y015
+    _WhichOneofArgType__label_smoothing: _TypeAlias = _typing.Literal["_label_smoothing", b"_label_smoothing"]  # noqa: Y015
+    _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
+    _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
+    _WhichOneofReturnType__momentum: _TypeAlias = _typing.Literal["momentum"]  # noqa: Y015
+    _WhichOneofArgType__momentum: _TypeAlias = _typing.Literal["_momentum", b"_momentum"]  # noqa: Y015
+    _WhichOneofReturnType__optimizer: _TypeAlias = _typing.Literal["optimizer"]  # noqa: Y015
+    _WhichOneofArgType__optimizer: _TypeAlias = _typing.Literal["_optimizer", b"_optimizer"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    _WhichOneofReturnType__publish_every_iterations: _TypeAlias = _typing.Literal["publish_every_iterations"]  # noqa: Y015
+    _WhichOneofArgType__publish_every_iterations: _TypeAlias = _typing.Literal["_publish_every_iterations", b"_publish_every_iterations"]  # noqa: Y015
+    _WhichOneofReturnType__schedule: _TypeAlias = _typing.Literal["schedule"]  # noqa: Y015
+    _WhichOneofArgType__schedule: _TypeAlias = _typing.Literal["_schedule", b"_schedule"]  # noqa: Y015
+    _WhichOneofReturnType__schedule_epochs: _TypeAlias = _typing.Literal["schedule_epochs"]  # noqa: Y015
+    _WhichOneofArgType__schedule_epochs: _TypeAlias = _typing.Literal["_schedule_epochs", b"_schedule_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__schedule_factor: _TypeAlias = _typing.Literal["schedule_factor"]  # noqa: Y015
+    _WhichOneofArgType__schedule_factor: _TypeAlias = _typing.Literal["_schedule_factor", b"_schedule_factor"]  # noqa: Y015
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__shift: _TypeAlias = _typing.Literal["shift"]  # noqa: Y015
+    _WhichOneofArgType__shift: _TypeAlias = _typing.Literal["_shift", b"_shift"]  # noqa: Y015
+    _WhichOneofReturnType__validation_images: _TypeAlias = _typing.Literal["validation_images"]  # noqa: Y015
+    _WhichOneofArgType__validation_images: _TypeAlias = _typing.Literal["_validation_images", b"_validation_images"]  # noqa: Y015
+    _WhichOneofReturnType__warmup_epochs: _TypeAlias = _typing.Literal["warmup_epochs"]  # noqa: Y015
+    _WhichOneofArgType__warmup_epochs: _TypeAlias = _typing.Literal["_warmup_epochs", b"_warmup_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__weight_decay: _TypeAlias = _typing.Literal["weight_decay"]  # noqa: Y015
+    _WhichOneofArgType__weight_decay: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta2) -> _WhichOneofReturnType__beta2 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clip_norm) -> _WhichOneofReturnType__clip_norm | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__crop) -> _WhichOneofReturnType__crop | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epochs) -> _WhichOneofReturnType__epochs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__flip) -> _WhichOneofReturnType__flip | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_best) -> _WhichOneofReturnType__keep_best | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__label_smoothing) -> _WhichOneofReturnType__label_smoothing | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__momentum) -> _WhichOneofReturnType__momentum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__optimizer) -> _WhichOneofReturnType__optimizer | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__publish_every_iterations) -> _WhichOneofReturnType__publish_every_iterations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__schedule) -> _WhichOneofReturnType__schedule | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__schedule_epochs) -> _WhichOneofReturnType__schedule_epochs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__schedule_factor) -> _WhichOneofReturnType__schedule_factor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shift) -> _WhichOneofReturnType__shift | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__validation_images) -> _WhichOneofReturnType__validation_images | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_epochs) -> _WhichOneofReturnType__warmup_epochs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decay) -> _WhichOneofReturnType__weight_decay | None: ...
 
 Global___TrainConfig: _TypeAlias = TrainConfig  # noqa: Y015
 
@@ -133,6 +298,9 @@ class Job(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     RESUMES_FIELD_NUMBER: _builtins.int
     CONTINUED_OPTIMIZER_STATE_FIELD_NUMBER: _builtins.int
+    BEST_EPOCH_FIELD_NUMBER: _builtins.int
+    BEST_VERSION_FIELD_NUMBER: _builtins.int
+    STOPPED_EARLY_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Name of the job."""
     model: _builtins.str
@@ -163,6 +331,12 @@ class Job(_message.Message):
     """How often it was taken up again after the server had stopped or was killed."""
     continued_optimizer_state: _builtins.bool
     """Whether it continued the optimizer's state of the version that it began with."""
+    best_epoch: _builtins.int
+    """Epoch with the smallest validation loss so far. 0: there was no validation."""
+    best_version: _builtins.int
+    """Version that was published at the end of that epoch, and is kept while it is the best."""
+    stopped_early: _builtins.bool
+    """Whether it succeeded before its last epoch, since its patience was over."""
     @_builtins.property
     def config(self) -> Global___TrainConfig:
         """The settings, with every default filled in."""
@@ -201,10 +375,13 @@ class Job(_message.Message):
         sequence: _builtins.int = ...,
         resumes: _builtins.int = ...,
         continued_optimizer_state: _builtins.bool = ...,
+        best_epoch: _builtins.int = ...,
+        best_version: _builtins.int = ...,
+        stopped_early: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "config", b"config", "continued_optimizer_state", b"continued_optimizer_state", "create_time", b"create_time", "dataset", b"dataset", "end_time", b"end_time", "error", b"error", "iteration", b"iteration", "iterations", b"iterations", "iterations_per_epoch", b"iterations_per_epoch", "job", b"job", "model", b"model", "params_sha256", b"params_sha256", "request_id", b"request_id", "resumes", b"resumes", "sequence", b"sequence", "start_time", b"start_time", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_epoch", b"best_epoch", "best_version", b"best_version", "client", b"client", "config", b"config", "continued_optimizer_state", b"continued_optimizer_state", "create_time", b"create_time", "dataset", b"dataset", "end_time", b"end_time", "error", b"error", "iteration", b"iteration", "iterations", b"iterations", "iterations_per_epoch", b"iterations_per_epoch", "job", b"job", "model", b"model", "params_sha256", b"params_sha256", "request_id", b"request_id", "resumes", b"resumes", "sequence", b"sequence", "start_time", b"start_time", "state", b"state", "stopped_early", b"stopped_early", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -219,24 +396,39 @@ class Epoch(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     MEAN_LOSS_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    VALIDATION_LOSS_FIELD_NUMBER: _builtins.int
+    VALIDATION_ACCURACY_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Number of the epoch: 1, 2, 3, ..."""
     mean_loss: _builtins.float
     """Mean of the epoch's mini-batch losses, each weighed by its number of images."""
     seconds: _builtins.float
     """Seconds the epoch took."""
+    validation_loss: _builtins.float
+    """Mean loss of the validation images after it. Not set: there are none."""
+    validation_accuracy: _builtins.float
+    """Part of the validation images whose most probable class is their label."""
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
         mean_loss: _builtins.float = ...,
         seconds: _builtins.float = ...,
+        validation_loss: _builtins.float | None = ...,
+        validation_accuracy: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_validation_accuracy", b"_validation_accuracy", "_validation_loss", b"_validation_loss", "validation_accuracy", b"validation_accuracy", "validation_loss", b"validation_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "mean_loss", b"mean_loss", "seconds", b"seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_validation_accuracy", b"_validation_accuracy", "_validation_loss", b"_validation_loss", "epoch", b"epoch", "mean_loss", b"mean_loss", "seconds", b"seconds", "validation_accuracy", b"validation_accuracy", "validation_loss", b"validation_loss"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__validation_accuracy: _TypeAlias = _typing.Literal["validation_accuracy"]  # noqa: Y015
+    _WhichOneofArgType__validation_accuracy: _TypeAlias = _typing.Literal["_validation_accuracy", b"_validation_accuracy"]  # noqa: Y015
+    _WhichOneofReturnType__validation_loss: _TypeAlias = _typing.Literal["validation_loss"]  # noqa: Y015
+    _WhichOneofArgType__validation_loss: _TypeAlias = _typing.Literal["_validation_loss", b"_validation_loss"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__validation_accuracy) -> _WhichOneofReturnType__validation_accuracy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__validation_loss) -> _WhichOneofReturnType__validation_loss | None: ...
 
 Global___Epoch: _TypeAlias = Epoch  # noqa: Y015
 

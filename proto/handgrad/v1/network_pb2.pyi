@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -44,33 +45,123 @@ PIXEL_SCALE_UNIT: PixelScale.ValueType  # 2
 Global___PixelScale: _TypeAlias = PixelScale  # noqa: Y015
 
 @_typing.final
-class Network(_message.Message):
-    """A fully connected network: an affine layer and a sigmoid for each hidden width, then an affine layer to the logits."""
+class NetworkSpec(_message.Message):
+    """A network: what an example is, and the layers it passes through."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    INPUTS_FIELD_NUMBER: _builtins.int
-    HIDDEN_FIELD_NUMBER: _builtins.int
-    OUTPUTS_FIELD_NUMBER: _builtins.int
-    inputs: _builtins.int
-    """Inputs of the first layer, in numbers a single example. 0 in a request: taken from the data set."""
-    outputs: _builtins.int
-    """Outputs of the last layer, the number of classes, at most 256. 0 in a request: taken from the data set."""
+    INPUT_SHAPE_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def hidden(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Width of each hidden layer, first to last. Empty: no hidden layer (softmax regression). Each 1 to 65536."""
+    def input_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Shape of an example: [inputs], or [rows, columns, channels]. Empty in a request: that of the data set's images, as a
+        vector where the first layer is affine.
+        """
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Layer]:
+        """The layers, first to last. The last one ends in a vector with a number for each class."""
 
     def __init__(
         self,
         *,
-        inputs: _builtins.int = ...,
-        hidden: _abc.Iterable[_builtins.int] | None = ...,
-        outputs: _builtins.int = ...,
+        input_shape: _abc.Iterable[_builtins.int] | None = ...,
+        layers: _abc.Iterable[Global___Layer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden", b"hidden", "inputs", b"inputs", "outputs", b"outputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_shape", b"input_shape", "layers", b"layers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Network: _TypeAlias = Network  # noqa: Y015
+Global___NetworkSpec: _TypeAlias = NetworkSpec  # noqa: Y015
+
+@_typing.final
+class Layer(_message.Message):
+    """A layer of a network."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    SHORTCUT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """What it is: "affine", "convolution", "max_pool", "average_pool", "flatten", "sigmoid", "tanh", "relu", "leaky_relu",
+    "elu", "gelu", "silu", "softplus", "softmax", "dropout", "batch_norm", "layer_norm", "residual".
+    """
+    @_builtins.property
+    def settings(self) -> _struct_pb2.Struct:
+        """Its settings by name, such as "outputs" of an affine layer. One that is left out has its default; in an answer all
+        are there. An affine layer without "outputs" has one for each class of the data set.
+        """
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Layer]:
+        """Of a residual layer: the layers whose outputs are added to its inputs."""
+
+    @_builtins.property
+    def shortcut(self) -> _containers.RepeatedCompositeFieldContainer[Global___Layer]:
+        """Of a residual layer: what its inputs pass through on the other way. Empty: nothing."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        settings: _struct_pb2.Struct | None = ...,
+        layers: _abc.Iterable[Global___Layer] | None = ...,
+        shortcut: _abc.Iterable[Global___Layer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "layers", b"layers", "settings", b"settings", "shortcut", b"shortcut"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Layer: _TypeAlias = Layer  # noqa: Y015
+
+@_typing.final
+class LayerDescription(_message.Message):
+    """A layer as it stands in a network, with what follows from that."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    INPUT_SHAPE_FIELD_NUMBER: _builtins.int
+    OUTPUT_SHAPE_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    FLOPS_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    """Where it stands: "1", "2", ...; "3.1" is the first in the third, "3.shortcut.1" the first of its shortcut."""
+    kind: _builtins.str
+    """What it is."""
+    parameters: _builtins.int
+    """Numbers that it learns."""
+    flops: _builtins.int
+    """Floating-point operations of its forward pass of one example: a multiplication and an addition are two."""
+    @_builtins.property
+    def input_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Shape of an example before it."""
+
+    @_builtins.property
+    def output_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Shape of an example after it."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        input_shape: _abc.Iterable[_builtins.int] | None = ...,
+        output_shape: _abc.Iterable[_builtins.int] | None = ...,
+        parameters: _builtins.int = ...,
+        flops: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flops", b"flops", "input_shape", b"input_shape", "kind", b"kind", "output_shape", b"output_shape", "parameters", b"parameters", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LayerDescription: _TypeAlias = LayerDescription  # noqa: Y015

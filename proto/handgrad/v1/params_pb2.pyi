@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from handgrad.v1 import certificate_pb2 as _certificate_pb2
 from handgrad.v1 import network_pb2 as _network_pb2
 import builtins as _builtins
 import sys
@@ -51,8 +52,10 @@ Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
 @_typing.final
 class Tensor(_message.Message):
-    """One named array. Layer k, counted from 1, has "W_k" of shape [outputs, inputs] and "b_k" of shape [outputs, 1],
-    so that the layer maps a column x to W_k x + b_k.
+    """One named array. Layer k, counted from 1 among those that have arrays, has "W_k" and so on. An affine layer has "W_k" of
+    shape [outputs, inputs] and "b_k" of shape [outputs, 1], so that it maps a column x to W_k x + b_k; a convolution has
+    "W_k" of shape [channels, kernel, kernel, channels before] and "b_k" of shape [channels]; a normalization has "gamma_k"
+    and "beta_k", and that of a batch also its running "mean_k" and "variance_k", all of shape [channels].
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -123,7 +126,7 @@ class ParamsVersion(_message.Message):
     optimizer_state: _builtins.bool
     """Whether the optimizer's state is kept with it, which a job that continues it takes up."""
     @_builtins.property
-    def network(self) -> _network_pb2.Network:
+    def network(self) -> _network_pb2.NetworkSpec:
         """The network that the params belong to."""
 
     @_builtins.property
@@ -136,7 +139,7 @@ class ParamsVersion(_message.Message):
         model: _builtins.str = ...,
         version: _builtins.int = ...,
         params_sha256: _builtins.str = ...,
-        network: _network_pb2.Network | None = ...,
+        network: _network_pb2.NetworkSpec | None = ...,
         publish_time: _timestamp_pb2.Timestamp | None = ...,
         job: _builtins.str = ...,
         iteration: _builtins.int = ...,
@@ -171,7 +174,7 @@ class Model(_message.Message):
     job: _builtins.str
     """The job that trains it or waits to. Empty: none."""
     @_builtins.property
-    def network(self) -> _network_pb2.Network:
+    def network(self) -> _network_pb2.NetworkSpec:
         """The network."""
 
     @_builtins.property
@@ -186,7 +189,7 @@ class Model(_message.Message):
         self,
         *,
         model: _builtins.str = ...,
-        network: _network_pb2.Network | None = ...,
+        network: _network_pb2.NetworkSpec | None = ...,
         newest: Global___ParamsVersion | None = ...,
         versions: _abc.Iterable[_builtins.int] | None = ...,
         job: _builtins.str = ...,
@@ -216,6 +219,7 @@ class Checkpoint(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     ITERATION_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     """Name of the checkpoint."""
     params_sha256: _builtins.str
@@ -235,19 +239,23 @@ class Checkpoint(_message.Message):
     loss: _builtins.float
     """As in that version."""
     @_builtins.property
-    def network(self) -> _network_pb2.Network:
+    def network(self) -> _network_pb2.NetworkSpec:
         """The network that the params belong to."""
 
     @_builtins.property
     def save_time(self) -> _timestamp_pb2.Timestamp:
         """When it was saved."""
 
+    @_builtins.property
+    def certificate(self) -> _certificate_pb2.Certificate:
+        """Certificate of its network's gradients. Not set where the network is too large for one."""
+
     def __init__(
         self,
         *,
         checkpoint: _builtins.str = ...,
         params_sha256: _builtins.str = ...,
-        network: _network_pb2.Network | None = ...,
+        network: _network_pb2.NetworkSpec | None = ...,
         save_time: _timestamp_pb2.Timestamp | None = ...,
         pixels: _network_pb2.PixelScale.ValueType = ...,
         optimizer_state: _builtins.bool = ...,
@@ -256,10 +264,11 @@ class Checkpoint(_message.Message):
         version: _builtins.int = ...,
         iteration: _builtins.int = ...,
         loss: _builtins.float | None = ...,
+        certificate: _certificate_pb2.Certificate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "loss", b"loss", "network", b"network", "save_time", b"save_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "certificate", b"certificate", "loss", b"loss", "network", b"network", "save_time", b"save_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "checkpoint", b"checkpoint", "iteration", b"iteration", "loss", b"loss", "model", b"model", "network", b"network", "optimizer_state", b"optimizer_state", "params_sha256", b"params_sha256", "pixels", b"pixels", "save_time", b"save_time", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "certificate", b"certificate", "checkpoint", b"checkpoint", "iteration", b"iteration", "loss", b"loss", "model", b"model", "network", b"network", "optimizer_state", b"optimizer_state", "params_sha256", b"params_sha256", "pixels", b"pixels", "save_time", b"save_time", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from handgrad.v1 import certificate_pb2 as _certificate_pb2
 from handgrad.v1 import dataset_pb2 as _dataset_pb2
 from handgrad.v1 import job_pb2 as _job_pb2
 from handgrad.v1 import network_pb2 as _network_pb2
@@ -31,40 +32,19 @@ class TrainRequest(_message.Message):
     PRESET_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
-    NETWORK_FIELD_NUMBER: _builtins.int
-    BATCH_SIZE_FIELD_NUMBER: _builtins.int
-    EPOCHS_FIELD_NUMBER: _builtins.int
-    LEARNING_RATE_FIELD_NUMBER: _builtins.int
-    PIXELS_FIELD_NUMBER: _builtins.int
-    SEED_FIELD_NUMBER: _builtins.int
-    PUBLISH_EVERY_ITERATIONS_FIELD_NUMBER: _builtins.int
-    MOMENTUM_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
     CANCEL_ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     FRESH_OPTIMIZER_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
-    """Settings to start from. Empty: "report". The fields below replace the preset's."""
+    """Settings to start from. "report", "mlp", "lenet", "cnn" or "resnet". Empty: "report"."""
     model: _builtins.str
     """Model to train. Training continues from the newest version of one that exists; one that does not is made. Empty: a
     new model, which the server names.
     """
     dataset: _builtins.str
     """Data set to train on. Empty: "mnist"."""
-    batch_size: _builtins.int
-    """Images in a mini-batch, from 1 to the images of the training split."""
-    epochs: _builtins.int
-    """Passes over the training split, 1 to 100000."""
-    learning_rate: _builtins.float
-    """Step size of SGD: finite and more than 0."""
-    pixels: _network_pb2.PixelScale.ValueType
-    """How pixels become inputs. Not set: as the model was last trained, otherwise the preset's."""
-    seed: _builtins.int
-    """Seed of the initial params and of the permutations, 0 to 4294967295."""
-    publish_every_iterations: _builtins.int
-    """Iterations from one publication of the params to the next. 0: only at the end of each epoch."""
-    momentum: _builtins.float
-    """Part of the step before that each step repeats, 0 to less than 1."""
     request_id: _builtins.str
     """Any text of the caller's, at most 128 bytes, that no other request of its has: then the request may be repeated.
     Empty: each call starts a job.
@@ -78,8 +58,8 @@ class TrainRequest(_message.Message):
     fresh_optimizer: _builtins.bool
     """Whether the optimizer begins anew where the model's newest version keeps the state of the same optimizer."""
     @_builtins.property
-    def network(self) -> _network_pb2.Network:
-        """The network. Not set: that of the model if it exists, otherwise the preset's. One that is set must be the model's."""
+    def config(self) -> _job_pb2.TrainConfig:
+        """The settings that replace the preset's. A network that is set must be that of the model, if the model exists."""
 
     def __init__(
         self,
@@ -87,47 +67,17 @@ class TrainRequest(_message.Message):
         preset: _builtins.str = ...,
         model: _builtins.str = ...,
         dataset: _builtins.str = ...,
-        network: _network_pb2.Network | None = ...,
-        batch_size: _builtins.int | None = ...,
-        epochs: _builtins.int | None = ...,
-        learning_rate: _builtins.float | None = ...,
-        pixels: _network_pb2.PixelScale.ValueType = ...,
-        seed: _builtins.int | None = ...,
-        publish_every_iterations: _builtins.int | None = ...,
-        momentum: _builtins.float | None = ...,
+        config: _job_pb2.TrainConfig | None = ...,
         request_id: _builtins.str = ...,
         client: _builtins.str = ...,
         cancel_on_disconnect: _builtins.bool = ...,
         fresh_optimizer: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_learning_rate", b"_learning_rate", "_momentum", b"_momentum", "_publish_every_iterations", b"_publish_every_iterations", "_seed", b"_seed", "batch_size", b"batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "momentum", b"momentum", "network", b"network", "publish_every_iterations", b"publish_every_iterations", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_learning_rate", b"_learning_rate", "_momentum", b"_momentum", "_publish_every_iterations", b"_publish_every_iterations", "_seed", b"_seed", "batch_size", b"batch_size", "cancel_on_disconnect", b"cancel_on_disconnect", "client", b"client", "dataset", b"dataset", "epochs", b"epochs", "fresh_optimizer", b"fresh_optimizer", "learning_rate", b"learning_rate", "model", b"model", "momentum", b"momentum", "network", b"network", "pixels", b"pixels", "preset", b"preset", "publish_every_iterations", b"publish_every_iterations", "request_id", b"request_id", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_on_disconnect", b"cancel_on_disconnect", "client", b"client", "config", b"config", "dataset", b"dataset", "fresh_optimizer", b"fresh_optimizer", "model", b"model", "preset", b"preset", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
-    _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
-    _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
-    _WhichOneofArgType__epochs: _TypeAlias = _typing.Literal["_epochs", b"_epochs"]  # noqa: Y015
-    _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
-    _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
-    _WhichOneofReturnType__momentum: _TypeAlias = _typing.Literal["momentum"]  # noqa: Y015
-    _WhichOneofArgType__momentum: _TypeAlias = _typing.Literal["_momentum", b"_momentum"]  # noqa: Y015
-    _WhichOneofReturnType__publish_every_iterations: _TypeAlias = _typing.Literal["publish_every_iterations"]  # noqa: Y015
-    _WhichOneofArgType__publish_every_iterations: _TypeAlias = _typing.Literal["_publish_every_iterations", b"_publish_every_iterations"]  # noqa: Y015
-    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
-    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__epochs) -> _WhichOneofReturnType__epochs | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__momentum) -> _WhichOneofReturnType__momentum | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__publish_every_iterations) -> _WhichOneofReturnType__publish_every_iterations | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrainRequest: _TypeAlias = TrainRequest  # noqa: Y015
 
@@ -379,7 +329,7 @@ class GetLossRequest(_message.Message):
     skip: _builtins.int
     """Iterations to leave out at the beginning. 0: start with the first."""
     limit: _builtins.int
-    """Losses to give at most. 0: as many as fit an answer, 300000."""
+    """Losses to give at most. 0: as many as fit an answer, 150000."""
     def __init__(
         self,
         *,
@@ -706,18 +656,24 @@ class LoadParamsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PARAMS_VERSION_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def params_version(self) -> _params_pb2.ParamsVersion:
         """The version that was published."""
+
+    @_builtins.property
+    def certificate(self) -> _certificate_pb2.Certificate:
+        """The certificate that was saved with the checkpoint. Not set: it has none."""
 
     def __init__(
         self,
         *,
         params_version: _params_pb2.ParamsVersion | None = ...,
+        certificate: _certificate_pb2.Certificate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["params_version", b"params_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "params_version", b"params_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["params_version", b"params_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "params_version", b"params_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1431,3 +1387,161 @@ class EvaluateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EvaluateResponse: _TypeAlias = EvaluateResponse  # noqa: Y015
+
+@_typing.final
+class NetworkChoice(_message.Message):
+    """A network to look at: one of the three, or a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    PRESET_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    preset: _builtins.str
+    """Name of a preset, whose network is meant. Empty: none."""
+    model: _builtins.str
+    """Name of a model, whose network is meant, and whose params where they matter. Empty: none."""
+    version: _builtins.int
+    """Number of the model's version. 0: the newest."""
+    dataset: _builtins.str
+    """Data set whose images and classes fill in what a network leaves open. Empty: "mnist"."""
+    @_builtins.property
+    def network(self) -> _network_pb2.NetworkSpec:
+        """A network of layers. Not set: the preset's or the model's."""
+
+    def __init__(
+        self,
+        *,
+        network: _network_pb2.NetworkSpec | None = ...,
+        preset: _builtins.str = ...,
+        model: _builtins.str = ...,
+        version: _builtins.int = ...,
+        dataset: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["network", b"network"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "model", b"model", "network", b"network", "preset", b"preset", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkChoice: _TypeAlias = NetworkChoice  # noqa: Y015
+
+@_typing.final
+class DescribeNetworkRequest(_message.Message):
+    """Which network to describe."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHOICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def choice(self) -> Global___NetworkChoice:
+        """The network."""
+
+    def __init__(
+        self,
+        *,
+        choice: Global___NetworkChoice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeNetworkRequest: _TypeAlias = DescribeNetworkRequest  # noqa: Y015
+
+@_typing.final
+class DescribeNetworkResponse(_message.Message):
+    """A network's layers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    FLOPS_FIELD_NUMBER: _builtins.int
+    parameters: _builtins.int
+    """Numbers that it learns."""
+    flops: _builtins.int
+    """Floating-point operations of a forward pass of one image."""
+    @_builtins.property
+    def network(self) -> _network_pb2.NetworkSpec:
+        """The network, everything filled in."""
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[_network_pb2.LayerDescription]:
+        """Its layers, those inside residual layers after these."""
+
+    def __init__(
+        self,
+        *,
+        network: _network_pb2.NetworkSpec | None = ...,
+        layers: _abc.Iterable[_network_pb2.LayerDescription] | None = ...,
+        parameters: _builtins.int = ...,
+        flops: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["network", b"network"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flops", b"flops", "layers", b"layers", "network", b"network", "parameters", b"parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeNetworkResponse: _TypeAlias = DescribeNetworkResponse  # noqa: Y015
+
+@_typing.final
+class CheckGradientsRequest(_message.Message):
+    """What to check."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHOICE_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    images: _builtins.bool
+    """Whether the inputs are images of the data set. Otherwise they are random."""
+    seed: _builtins.int
+    """Seed of what is random, 0 to 4294967295."""
+    @_builtins.property
+    def choice(self) -> Global___NetworkChoice:
+        """The network. Not set: all operations, one by one."""
+
+    def __init__(
+        self,
+        *,
+        choice: Global___NetworkChoice | None = ...,
+        images: _builtins.bool = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "images", b"images", "seed", b"seed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckGradientsRequest: _TypeAlias = CheckGradientsRequest  # noqa: Y015
+
+@_typing.final
+class CheckGradientsResponse(_message.Message):
+    """What was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def certificate(self) -> _certificate_pb2.Certificate:
+        """The certificate."""
+
+    def __init__(
+        self,
+        *,
+        certificate: _certificate_pb2.Certificate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckGradientsResponse: _TypeAlias = CheckGradientsResponse  # noqa: Y015

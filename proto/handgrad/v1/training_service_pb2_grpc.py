@@ -159,6 +159,16 @@ class TrainingServiceStub:
                 request_serializer=handgrad_dot_v1_dot_training__service__pb2.PredictRequest.SerializeToString,
                 response_deserializer=handgrad_dot_v1_dot_training__service__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.DescribeNetwork = channel.unary_unary(
+                '/handgrad.v1.TrainingService/DescribeNetwork',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.DescribeNetworkRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.DescribeNetworkResponse.FromString,
+                _registered_method=True)
+        self.CheckGradients = channel.unary_unary(
+                '/handgrad.v1.TrainingService/CheckGradients',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.CheckGradientsRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.CheckGradientsResponse.FromString,
+                _registered_method=True)
         self.Evaluate = channel.unary_unary(
                 '/handgrad.v1.TrainingService/Evaluate',
                 request_serializer=handgrad_dot_v1_dot_training__service__pb2.EvaluateRequest.SerializeToString,
@@ -259,7 +269,8 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SaveParams(self, request, context):
-        """Saves one version of a model's params as a checkpoint, with the optimizer's state if the version has it.
+        """Saves one version of a model's params as a checkpoint, with the optimizer's state if the version has it, and with
+        the certificate of its network's gradients, which takes seconds for the first of a network.
         May be repeated: saving the same version under the same name again changes nothing. ALREADY_EXISTS: the name holds
         other params. NOT_FOUND: as for GetParams.
         """
@@ -366,6 +377,23 @@ class TrainingServiceServicer:
     def Predict(self, request, context):
         """Tells the classes of images, by one version of a model. A running job pauses for it.
         NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the network takes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeNetwork(self, request, context):
+        """Describes a network: its layers with their shapes, parameters and operations.
+        INVALID_ARGUMENT: it is none; the error names the layer. NOT_FOUND: there is no such model or data set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckGradients(self, request, context):
+        """Holds hand-written gradients against autodiff and against central differences, in float64, and the float32 of
+        training against that. Takes seconds. A failed check is an answer, not an error.
+        INVALID_ARGUMENT: the network is none, or too large for a check. NOT_FOUND: there is no such model or data set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -496,6 +524,16 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=handgrad_dot_v1_dot_training__service__pb2.PredictRequest.FromString,
                     response_serializer=handgrad_dot_v1_dot_training__service__pb2.PredictResponse.SerializeToString,
+            ),
+            'DescribeNetwork': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeNetwork,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.DescribeNetworkRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.DescribeNetworkResponse.SerializeToString,
+            ),
+            'CheckGradients': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckGradients,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.CheckGradientsRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.CheckGradientsResponse.SerializeToString,
             ),
             'Evaluate': grpc.unary_unary_rpc_method_handler(
                     servicer.Evaluate,
@@ -1134,6 +1172,60 @@ class TrainingService:
             '/handgrad.v1.TrainingService/Predict',
             handgrad_dot_v1_dot_training__service__pb2.PredictRequest.SerializeToString,
             handgrad_dot_v1_dot_training__service__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeNetwork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/DescribeNetwork',
+            handgrad_dot_v1_dot_training__service__pb2.DescribeNetworkRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.DescribeNetworkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckGradients(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/CheckGradients',
+            handgrad_dot_v1_dot_training__service__pb2.CheckGradientsRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.CheckGradientsResponse.FromString,
             options,
             channel_credentials,
             insecure,

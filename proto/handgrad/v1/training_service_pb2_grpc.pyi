@@ -85,7 +85,8 @@ class TrainingServiceStub:
     NOT_FOUND: there is no such model, or it was deleted.
     """
     SaveParams: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.SaveParamsRequest, _training_service_pb2.SaveParamsResponse]
-    """Saves one version of a model's params as a checkpoint, with the optimizer's state if the version has it.
+    """Saves one version of a model's params as a checkpoint, with the optimizer's state if the version has it, and with
+    the certificate of its network's gradients, which takes seconds for the first of a network.
     May be repeated: saving the same version under the same name again changes nothing. ALREADY_EXISTS: the name holds
     other params. NOT_FOUND: as for GetParams.
     """
@@ -135,6 +136,15 @@ class TrainingServiceStub:
     Predict: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.PredictRequest, _training_service_pb2.PredictResponse]
     """Tells the classes of images, by one version of a model. A running job pauses for it.
     NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the network takes.
+    """
+    DescribeNetwork: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.DescribeNetworkRequest, _training_service_pb2.DescribeNetworkResponse]
+    """Describes a network: its layers with their shapes, parameters and operations.
+    INVALID_ARGUMENT: it is none; the error names the layer. NOT_FOUND: there is no such model or data set.
+    """
+    CheckGradients: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.CheckGradientsRequest, _training_service_pb2.CheckGradientsResponse]
+    """Holds hand-written gradients against autodiff and against central differences, in float64, and the float32 of
+    training against that. Takes seconds. A failed check is an answer, not an error.
+    INVALID_ARGUMENT: the network is none, or too large for a check. NOT_FOUND: there is no such model or data set.
     """
     Evaluate: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.EvaluateRequest, _training_service_pb2.EvaluateResponse]
     """Evaluates one version of a model's params on a split of a data set. A running job pauses for it.
@@ -198,7 +208,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     NOT_FOUND: there is no such model, or it was deleted.
     """
     SaveParams: _aio.UnaryUnaryMultiCallable[_training_service_pb2.SaveParamsRequest, _training_service_pb2.SaveParamsResponse]  # type: ignore[assignment]
-    """Saves one version of a model's params as a checkpoint, with the optimizer's state if the version has it.
+    """Saves one version of a model's params as a checkpoint, with the optimizer's state if the version has it, and with
+    the certificate of its network's gradients, which takes seconds for the first of a network.
     May be repeated: saving the same version under the same name again changes nothing. ALREADY_EXISTS: the name holds
     other params. NOT_FOUND: as for GetParams.
     """
@@ -248,6 +259,15 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     Predict: _aio.UnaryUnaryMultiCallable[_training_service_pb2.PredictRequest, _training_service_pb2.PredictResponse]  # type: ignore[assignment]
     """Tells the classes of images, by one version of a model. A running job pauses for it.
     NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the network takes.
+    """
+    DescribeNetwork: _aio.UnaryUnaryMultiCallable[_training_service_pb2.DescribeNetworkRequest, _training_service_pb2.DescribeNetworkResponse]  # type: ignore[assignment]
+    """Describes a network: its layers with their shapes, parameters and operations.
+    INVALID_ARGUMENT: it is none; the error names the layer. NOT_FOUND: there is no such model or data set.
+    """
+    CheckGradients: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CheckGradientsRequest, _training_service_pb2.CheckGradientsResponse]  # type: ignore[assignment]
+    """Holds hand-written gradients against autodiff and against central differences, in float64, and the float32 of
+    training against that. Takes seconds. A failed check is an answer, not an error.
+    INVALID_ARGUMENT: the network is none, or too large for a check. NOT_FOUND: there is no such model or data set.
     """
     Evaluate: _aio.UnaryUnaryMultiCallable[_training_service_pb2.EvaluateRequest, _training_service_pb2.EvaluateResponse]  # type: ignore[assignment]
     """Evaluates one version of a model's params on a split of a data set. A running job pauses for it.
@@ -368,7 +388,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.SaveParamsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.SaveParamsResponse, _abc.Awaitable[_training_service_pb2.SaveParamsResponse]]:
-        """Saves one version of a model's params as a checkpoint, with the optimizer's state if the version has it.
+        """Saves one version of a model's params as a checkpoint, with the optimizer's state if the version has it, and with
+        the certificate of its network's gradients, which takes seconds for the first of a network.
         May be repeated: saving the same version under the same name again changes nothing. ALREADY_EXISTS: the name holds
         other params. NOT_FOUND: as for GetParams.
         """
@@ -496,6 +517,27 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_service_pb2.PredictResponse, _abc.Awaitable[_training_service_pb2.PredictResponse]]:
         """Tells the classes of images, by one version of a model. A running job pauses for it.
         NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the network takes.
+        """
+
+    @_abc_1.abstractmethod
+    def DescribeNetwork(
+        self,
+        request: _training_service_pb2.DescribeNetworkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.DescribeNetworkResponse, _abc.Awaitable[_training_service_pb2.DescribeNetworkResponse]]:
+        """Describes a network: its layers with their shapes, parameters and operations.
+        INVALID_ARGUMENT: it is none; the error names the layer. NOT_FOUND: there is no such model or data set.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckGradients(
+        self,
+        request: _training_service_pb2.CheckGradientsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.CheckGradientsResponse, _abc.Awaitable[_training_service_pb2.CheckGradientsResponse]]:
+        """Holds hand-written gradients against autodiff and against central differences, in float64, and the float32 of
+        training against that. Takes seconds. A failed check is an answer, not an error.
+        INVALID_ARGUMENT: the network is none, or too large for a check. NOT_FOUND: there is no such model or data set.
         """
 
     @_abc_1.abstractmethod

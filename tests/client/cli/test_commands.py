@@ -70,7 +70,7 @@ def test_json_lines_for_programs(train: Run, tmp_path: Path) -> None:
     done = train("--epochs", "2", "--json", "--model", "digits", "--save", "p.npz", "--plot", "loss.svg")
     found = events(done)
     assert [event["event"] for event in found] == ["job", "epoch", "epoch", "plot", "save", "evaluation", "done"]
-    assert found[0]["widths"] == [12, 4, 3]
+    assert found[0]["network"] == "12-4-3"
     for number, event in enumerate(found[1:3], start=1):
         assert set(event) == {"event", "epoch", "mean_loss", "seconds"}
         assert event["epoch"] == number
@@ -258,8 +258,16 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], list[str | Path]], int, str]] = {
     "a batch size that is no number": (lambda _: ["train", "--batch-size", "many"], 2, "'--batch-size'"),
     "a negative learning rate": (lambda _: ["train", "--learning-rate", "-1"], 2, "learning_rate: from 1.2e-38"),
     "a NaN learning rate": (lambda _: ["train", "--learning-rate", "nan"], 2, "learning_rate: from 1.2e-38"),
-    "hidden width 0": (lambda _: ["train", "--hidden", "0"], 2, "network.hidden[0]: a width is from 1 to 65536"),
-    "a billion hidden": (lambda _: ["train", "--hidden", "1000000000"], 2, "network.hidden[0]: a width is from 1"),
+    "hidden width 0": (
+        lambda _: ["train", "--hidden", "0"],
+        2,
+        "network.layers[0].outputs: a width is from 1 to 65536",
+    ),
+    "a billion hidden": (
+        lambda _: ["train", "--hidden", "1000000000"],
+        2,
+        "network.layers[0].outputs: a width is from 1",
+    ),
     "hidden widths that are none": (lambda _: ["train", "--hidden", "a,b"], 2, "such as 300,100, or none"),
     "an unknown preset": (lambda _: ["train", "--preset", "rapport"], 2, "preset: one of report"),
     "unknown pixels": (lambda _: ["train", "--pixels", "rgb"], 2, "'raw', 'unit'"),
@@ -279,7 +287,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], list[str | Path]], int, str]] = {
     "no npz at all": (written(b"hello"), 2, "params.npz: neither a whole .npz nor a whole .safetensors"),
     "an empty file": (written(b""), 2, "params.npz: the file is empty"),
     "a missing file": (lambda _: ["train", "--params", "nothing.npz"], 1, "nothing.npz"),
-    "a network that does not fit the images": (saved(WEIGHTS), 2, "network.inputs: 784"),
+    "a network that does not fit the images": (saved(WEIGHTS), 2, "network.input_shape: 784"),
     "a name with a slash": (lambda _: ["train", "--model", "a/b"], 2, "model: a name has 1 to 63 characters"),
     "a checkpoint with a slash": (lambda _: ["load", "../a"], 2, "checkpoint: a name has 1 to 63 characters"),
     "a name that does not exist": (lambda _: ["load", "nothing"], 1, "there is no checkpoint 'nothing'"),

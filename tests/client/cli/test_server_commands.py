@@ -72,7 +72,7 @@ def test_what_is_kept_is_listed_and_deleted(hg: handgrad.Client, tiny: str, comm
     job.wait()
     saved = hg.save_params("mine", "one")
     (model,) = lines(command("models", "--json"))
-    assert (model["model"], model["widths"], model["versions"], model["job"]) == ("mine", [12, 4, 3], [1, 2], "")
+    assert (model["model"], model["network"], model["versions"], model["job"]) == ("mine", "12-4-3", [1, 2], "")
     assert model["loss"] == pytest.approx(float(job.losses()[-1]))
     (checkpoint,) = lines(command("checkpoints", "--json"))
     assert checkpoint["params_sha256"] == saved.params_sha256

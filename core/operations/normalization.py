@@ -1,0 +1,328 @@
+"""Normalizations: numbers are brought to mean 0 and variance 1, over the batch or over an example."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from handgrad.core.operations.base import Example, Layer, LayerParams, Operation, Shape, require, require_floating
+
+Residuals = tuple[Array, Array, Array]
+
+
+def _check(name: str, inputs: Array, *vectors: Array) -> None:
+    require(
+        inputs.ndim >= 2 and all(vector.shape == inputs.shape[-1:] for vector in vectors),
+        f"{name} takes inputs [B, ..., C] and vectors [C]; got {inputs.shape}, {[vector.shape for vector in vectors]}",
+    )
+    require_floating(name, inputs, *vectors)
+
+
+def _sum_to_channels(array: Array) -> Array:
+    return jnp.sum(array, axis=tuple(range(array.ndim - 1)))
+
+
+def _normalized_grad(normalized: Array, deviation: Array, v: Array, axes: tuple[int, ...]) -> Array:
+    """Gives dE/dx from v = dE/dn, with n = (x - mu) / s over the axes: the formula of `batch_norm`."""
+    mean_v = jnp.mean(v, axis=axes, keepdims=True)
+    mean_vn = jnp.mean(v * normalized, axis=axes, keepdims=True)
+    return (v - mean_v - normalized * mean_vn) / deviation
+
+
+# Over the batch
+
+
+def batch_norm(inputs: Array, gamma: Array, beta: Array, *, epsilon: float) -> Array:
+    """Normalizes each channel over the batch and, for images, over rows and columns.
+
+    With M numbers x_i of a channel, their mean mu = (1/M) sum_i x_i, variance var = (1/M) sum_i (x_i - mu)^2:
+
+        s = sqrt(var + epsilon),    n_i = (x_i - mu) / s,    y_i = gamma n_i + beta
+
+    With g = dE/dy and v_i = dE/dn_i = g_i gamma:
+
+        dE/dgamma = sum_i g_i n_i,    dE/dbeta = sum_i g_i
+
+    x_i reaches E through n_i, through mu and through var. From dn_j/dx_i = (delta_ij - 1/M) / s - n_j (ds/dx_i) / s and
+    ds/dx_i = (1 / 2s) (2/M) (x_i - mu) = n_i / M, where the mean's part of dvar vanishes since sum_j (x_j - mu) = 0:
+
+        dE/dx_i = (v_i - (1/M) sum_j v_j - n_i (1/M) sum_j v_j n_j) / s
+
+    Args:
+        inputs: x, `[B, ..., C]`, floating; M is the product of all lengths but C.
+        gamma: Scales, `[C]`, of the same dtype.
+        beta: Offsets, `[C]`, of the same dtype.
+        epsilon: Added to the variance, so that nothing is divided by 0.
+
+    Returns:
+        y, of the shape of x.
+
+    Raises:
+        TypeError: The shapes or dtypes do not fit.
+
+    References:
+        Ioffe, Szegedy, "Batch normalization: accelerating deep network training by reducing internal covariate shift",
+        ICML 2015, algorithm 1, and the derivatives of section 3.
+    """
+    return batch_norm_fwd(inputs, gamma, beta, epsilon=epsilon)[0]
+
+
+def batch_norm_fwd(inputs: Array, gamma: Array, beta: Array, *, epsilon: float) -> tuple[Array, Residuals]:
+    """Forward pass of `batch_norm`. Residuals: n, s `[1, ..., C]`, gamma."""
+    _check("batch_norm", inputs, gamma, beta)
+    mean, variance = moments(inputs)
+    deviation = jnp.sqrt(variance + epsilon)
+    normalized = (inputs - mean) / deviation
+    return gamma * normalized + beta, (normalized, deviation, gamma)
+
+
+def batch_norm_bwd(residuals: Residuals, g: Array, *, epsilon: float) -> tuple[Array, Array, Array]:
+    """Backward pass of `batch_norm`: `(dE/dx, dE/dgamma, dE/dbeta)`."""
+    del epsilon
+    normalized, deviation, gamma = residuals
+    inputs_grad = _normalized_grad(normalized, deviation, g * gamma, tuple(range(g.ndim - 1)))
+    return inputs_grad, _sum_to_channels(g * normalized), _sum_to_channels(g)
+
+
+def moments(inputs: Array) -> tuple[Array, Array]:
+    """Gives the mean and the variance of each channel of `[B, ..., C]`, `[1, ..., C]`."""
+    axes = tuple(range(inputs.ndim - 1))
+    mean = jnp.mean(inputs, axis=axes, keepdims=True)
+    return mean, jnp.mean(jnp.square(inputs - mean), axis=axes, keepdims=True)
+
+
+def batch_norm_inference(
+    inputs: Array, gamma: Array, beta: Array, mean: Array, variance: Array, *, epsilon: float
+) -> Array:
+    """Normalizes each channel by a mean and a variance that are given, those gathered while training.
+
+    With s = sqrt(var + epsilon) and n = (x - mu) / s, y = gamma n + beta. Nothing but y depends on x, so
+
+        dE/dx = g gamma / s            dE/dgamma = sum g n            dE/dbeta = sum g
+        dE/dmu = -sum g gamma / s      dE/dvar = -(1/2) sum g gamma n / s^2
+
+    the sums over everything but the channel.
+
+    Args:
+        inputs: x, `[B, ..., C]`, floating.
+        gamma: Scales, `[C]`, of the same dtype.
+        beta: Offsets, `[C]`, of the same dtype.
+        mean: mu, `[C]`, of the same dtype.
+        variance: var, `[C]`, of the same dtype, 0 or more.
+        epsilon: Added to the variance.
+
+    Returns:
+        y, of the shape of x.
+
+    Raises:
+        TypeError: The shapes or dtypes do not fit.
+
+    References:
+        Ioffe, Szegedy (2015), algorithm 2.
+    """
+    return batch_norm_inference_fwd(inputs, gamma, beta, mean, variance, epsilon=epsilon)[0]
+
+
+def batch_norm_inference_fwd(
+    inputs: Array, gamma: Array, beta: Array, mean: Array, variance: Array, *, epsilon: float
+) -> tuple[Array, Residuals]:
+    """Forward pass of `batch_norm_inference`. Residuals: n, s `[C]`, gamma."""
+    _check("batch_norm_inference", inputs, gamma, beta, mean, variance)
+    deviation = jnp.sqrt(variance + epsilon)
+    normalized = (inputs - mean) / deviation
+    return gamma * normalized + beta, (normalized, deviation, gamma)
+
+
+def batch_norm_inference_bwd(
+    residuals: Residuals, g: Array, *, epsilon: float
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Backward pass of `batch_norm_inference`: `(dE/dx, dE/dgamma, dE/dbeta, dE/dmu, dE/dvar)`."""
+    del epsilon
+    normalized, deviation, gamma = residuals
+    inputs_grad = g * gamma / deviation
+    variance_grad = -_sum_to_channels(g * normalized) * gamma / (2 * deviation**2)
+    gamma_grad = _sum_to_channels(g * normalized)
+    return inputs_grad, gamma_grad, _sum_to_channels(g), -_sum_to_channels(inputs_grad), variance_grad
+
+
+# Over an example
+
+
+def layer_norm(inputs: Array, gamma: Array, beta: Array, *, epsilon: float) -> Array:
+    """Normalizes each example over its last axis: a vector over all of it, an image over the channels of each place.
+
+    With the C numbers x_c of a place, their mean mu, variance var, and s = sqrt(var + epsilon):
+
+        n_c = (x_c - mu) / s,    y_c = gamma_c n_c + beta_c
+
+    With v_c = g_c gamma_c, the derivation of `batch_norm` holds with the sum over c in place of that over the batch:
+
+        dE/dx_c = (v_c - (1/C) sum_k v_k - n_c (1/C) sum_k v_k n_k) / s
+        dE/dgamma_c = sum g_c n_c,    dE/dbeta_c = sum g_c
+
+    the last two sums over everything but c.
+
+    Args:
+        inputs: x, `[B, ..., C]`, floating.
+        gamma: Scales, `[C]`, of the same dtype.
+        beta: Offsets, `[C]`, of the same dtype.
+        epsilon: Added to the variance.
+
+    Returns:
+        y, of the shape of x.
+
+    Raises:
+        TypeError: The shapes or dtypes do not fit.
+
+    References:
+        Ba, Kiros, Hinton, "Layer normalization" (2016), equations 3 and 4.
+    """
+    return layer_norm_fwd(inputs, gamma, beta, epsilon=epsilon)[0]
+
+
+def layer_norm_fwd(inputs: Array, gamma: Array, beta: Array, *, epsilon: float) -> tuple[Array, Residuals]:
+    """Forward pass of `layer_norm`. Residuals: n, s `[B, ..., 1]`, gamma."""
+    _check("layer_norm", inputs, gamma, beta)
+    mean = jnp.mean(inputs, axis=-1, keepdims=True)
+    deviation = jnp.sqrt(jnp.mean(jnp.square(inputs - mean), axis=-1, keepdims=True) + epsilon)
+    normalized = (inputs - mean) / deviation
+    return gamma * normalized + beta, (normalized, deviation, gamma)
+
+
+def layer_norm_bwd(residuals: Residuals, g: Array, *, epsilon: float) -> tuple[Array, Array, Array]:
+    """Backward pass of `layer_norm`: `(dE/dx, dE/dgamma, dE/dbeta)`."""
+    del epsilon
+    normalized, deviation, gamma = residuals
+    inputs_grad = _normalized_grad(normalized, deviation, g * gamma, (-1,))
+    return inputs_grad, _sum_to_channels(g * normalized), _sum_to_channels(g)
+
+
+def _examples(generator: np.random.Generator) -> list[Example]:
+    return [
+        Example(
+            (generator.normal(size=shape), generator.normal(size=shape[-1]), generator.normal(size=shape[-1])), epsilon
+        )
+        for shape in ((4, 3), (2, 3, 2, 5), (7, 2))
+        for epsilon in ({"epsilon": 1e-5}, {"epsilon": 0.5})
+    ]
+
+
+def _inference_examples(generator: np.random.Generator) -> list[Example]:
+    return [
+        Example((*e.arrays, generator.normal(size=C), generator.random(C) + 0.1), e.settings)
+        for e in _examples(generator)
+        for C in e.arrays[1].shape
+    ]
+
+
+BATCH_NORM = Operation("batch_norm", batch_norm, batch_norm_fwd, batch_norm_bwd, _examples)
+BATCH_NORM_INFERENCE = Operation(
+    "batch_norm_inference",
+    *(batch_norm_inference, batch_norm_inference_fwd, batch_norm_inference_bwd),
+    _inference_examples,
+)
+LAYER_NORM = Operation("layer_norm", layer_norm, layer_norm_fwd, layer_norm_bwd, _examples)
+
+
+@dataclass(frozen=True)
+class BatchNorm(Layer):
+    """A layer that normalizes each channel over the batch, and at inference by running statistics.
+
+    Attributes:
+        epsilon: Added to the variance.
+        decay: Part of the running mean and variance that stays at each iteration.
+    """
+
+    epsilon: float = 1e-5
+    decay: float = 0.9
+
+    kind: ClassVar[str] = "batch_norm"
+
+    def check(self) -> None:
+        """Raises ValueError where a setting is out of its range."""
+        _check_epsilon(self.epsilon)
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay: from 0 to less than 1; got {self.decay}")
+
+    def init(self, key: Array, shape: Shape) -> LayerParams:
+        """Gives gamma, ones, and beta, zeros: `[channels]`."""
+        del key
+        return _ones_and_zeros(shape)
+
+    def statistics(self, shape: Shape) -> LayerParams:
+        """Gives the mean, zeros, and the variance, ones: `[channels]`."""
+        return {"mean": jnp.zeros(shape[-1], jnp.float32), "variance": jnp.ones(shape[-1], jnp.float32)}
+
+    def fwd(
+        self, params: LayerParams, statistics: LayerParams, inputs: Array, key: Array | None
+    ) -> tuple[Array, Any, LayerParams]:
+        """Normalizes, by the batch's own moments while training, which the running ones then follow."""
+        gamma, beta = params["gamma"], params["beta"]
+        if key is None:
+            mean, variance = statistics["mean"], statistics["variance"]
+            outputs = batch_norm_inference(inputs, gamma, beta, mean, variance, epsilon=self.epsilon)
+            return outputs, None, statistics
+        outputs, residuals = batch_norm_fwd(inputs, gamma, beta, epsilon=self.epsilon)
+        mean, variance = (moment.reshape(-1) for moment in moments(inputs))
+        size = inputs.size // inputs.shape[-1]
+        # The variance of a sample is too small by (M - 1) / M: the running one is the unbiased, as in the paper.
+        unbiased = variance * (size / max(size - 1, 1))
+        return (
+            outputs,
+            residuals,
+            {
+                "mean": self.decay * statistics["mean"] + (1 - self.decay) * mean,
+                "variance": self.decay * statistics["variance"] + (1 - self.decay) * unbiased,
+            },
+        )
+
+    def bwd(self, residuals: Any, g: Array) -> tuple[LayerParams, Array]:
+        """Gives the gradients of gamma, beta and the inputs, for a forward pass with a key."""
+        inputs_grad, gamma_grad, beta_grad = batch_norm_bwd(residuals, g, epsilon=self.epsilon)
+        return {"gamma": gamma_grad, "beta": beta_grad}, inputs_grad
+
+
+@dataclass(frozen=True)
+class LayerNorm(Layer):
+    """A layer that normalizes each example over its last axis.
+
+    Attributes:
+        epsilon: Added to the variance.
+    """
+
+    epsilon: float = 1e-5
+
+    kind: ClassVar[str] = "layer_norm"
+
+    def check(self) -> None:
+        """Raises ValueError where epsilon is out of its range."""
+        _check_epsilon(self.epsilon)
+
+    def init(self, key: Array, shape: Shape) -> LayerParams:
+        """Gives gamma, ones, and beta, zeros: `[channels]`."""
+        del key
+        return _ones_and_zeros(shape)
+
+    def fwd(
+        self, params: LayerParams, statistics: LayerParams, inputs: Array, key: Array | None
+    ) -> tuple[Array, Any, LayerParams]:
+        """Normalizes, the same way while training and at inference."""
+        del key
+        outputs, residuals = layer_norm_fwd(inputs, params["gamma"], params["beta"], epsilon=self.epsilon)
+        return outputs, residuals, statistics
+
+    def bwd(self, residuals: Any, g: Array) -> tuple[LayerParams, Array]:
+        """Gives the gradients of gamma, beta and the inputs."""
+        inputs_grad, gamma_grad, beta_grad = layer_norm_bwd(residuals, g, epsilon=self.epsilon)
+        return {"gamma": gamma_grad, "beta": beta_grad}, inputs_grad
+
+
+def _ones_and_zeros(shape: Shape) -> LayerParams:
+    return {"gamma": jnp.ones(shape[-1], jnp.float32), "beta": jnp.zeros(shape[-1], jnp.float32)}
+
+
+def _check_epsilon(epsilon: float) -> None:
+    if not 1e-12 <= epsilon <= 1:
+        raise ValueError(f"epsilon: from 1e-12 to 1; got {epsilon}")
