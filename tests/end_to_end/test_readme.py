@@ -73,6 +73,16 @@ def test_the_tour_with_a_server_and_the_sdk(shell: Any, tmp_path: Path, address:
     assert "(100, 784)" in done.stdout
 
 
+def test_the_tour_of_networks(shell: Any, tmp_path: Path) -> None:
+    done = shell(block("cat > mine.toml <<'EOF'"))
+    assert done.returncode == 0, done.stderr
+    assert "13x13x8" in done.stdout
+    assert "validation loss" in done.stdout
+    assert "gradients, all right" in done.stdout
+    assert (tmp_path / "mine.png").exists()
+    assert "NOT" not in shell("handgrad evaluate --params mine.npz --pixels unit").stdout
+
+
 def test_every_file_that_the_readme_links_to_exists() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert links
