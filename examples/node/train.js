@@ -11,7 +11,7 @@ const { TrainingService } = grpc.loadPackageDefinition(contract).handgrad.v1;
 const client = new TrainingService(address, grpc.credentials.createInsecure());
 
 // Sent again with the same id, it would start no second job.
-const request = { preset: "report", epochs: Number(epochs), request_id: randomUUID() };
+const request = { preset: "report", config: { epochs: Number(epochs) }, request_id: randomUUID() };
 const call = client.Train(request);
 let job;
 for await (const { event } of call) {
