@@ -42,6 +42,9 @@ MAX_PARAMETERS: Final = 3_000_000
 """A network with more is not certified: float64, autodiff and its residuals would take a server's memory."""
 
 _FLOOR: Final = 1e-3
+_SMALLEST: Final = 1e-5
+"""What an array's largest gradient is taken for, at least. dE/dz of the losses is a difference of numbers near 1, rounded
+by 1e-16: of a network that is sure of every label, nothing can be told to 1e-10 but that its gradients are small."""
 
 Arrays = NDArray[Any]
 
@@ -269,12 +272,11 @@ def _judged(
     directions: Sequence[Sequence[tuple[Arrays, float]]],
     rounded: Sequence[Arrays],
 ) -> list[ArrayCheck]:
-    floor = _FLOOR * max((float(np.abs(array).max(initial=0)) for array in expected), default=0.0)
-    tiny = float(np.finfo(np.float64).tiny)
+    floor = max([_SMALLEST, *(_FLOOR * float(np.abs(array).max(initial=0)) for array in expected)])
     checks = []
     for (name, part), a, b, along, single in zip(names, found, expected, directions, rounded, strict=True):
-        largest = max(float(np.abs(b).max(initial=0)), floor, tiny)
-        typical = max(_root_mean_square(b), floor, tiny)
+        largest = max(float(np.abs(b).max(initial=0)), floor)
+        typical = max(_root_mean_square(b), floor)
         slopes = [abs(slope - float(np.vdot(a, direction))) for direction, slope in along]
         checks.append(
             ArrayCheck(

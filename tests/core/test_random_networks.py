@@ -23,7 +23,7 @@ from handgrad.core.network import (
 from handgrad.core.network_spec import layers_from_spec
 from handgrad.core.operations.base import Params
 from handgrad.core.operations.table import LAYERS
-from handgrad.core.verification import _FLOOR
+from handgrad.core.verification import _FLOOR, _SMALLEST
 
 EXAMPLES = 200
 
@@ -125,7 +125,7 @@ def check(spec: list[dict[str, Any]], shape: tuple[int, ...], batch_size: int, l
     largest = max(float(np.abs(array).max()) for array in jax.tree.leaves(expected))
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
         # A gradient that is 0 but for its rounding is held against the others, as in the certificate.
-        scale = max(float(np.abs(b).max()), _FLOOR * largest, 1e-12)
+        scale = max(float(np.abs(b).max()), _FLOOR * largest, _SMALLEST)
         assert float(np.abs(np.asarray(a) - np.asarray(b)).max()) <= 1e-10 * scale, (spec, shape)
 
 
