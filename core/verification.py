@@ -43,8 +43,8 @@ MAX_PARAMETERS: Final = 3_000_000
 
 _FLOOR: Final = 1e-3
 _SMALLEST: Final = 1e-5
-"""What an array's largest gradient is taken for, at least. dE/dz of the losses is a difference of numbers near 1, rounded
-by 1e-16: of a network that is sure of every label, nothing can be told to 1e-10 but that its gradients are small."""
+"""What an array's largest gradient is taken for, at least. dE/dz of the losses is a difference of numbers near 1,
+rounded by 1e-16: of a network that is sure of every label, nothing can be told to 1e-10 but that it is small."""
 
 Arrays = NDArray[Any]
 
