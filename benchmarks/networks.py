@@ -79,7 +79,7 @@ def core_runs(name: str, data: datasets.Dataset) -> dict[str, Callable[[int], No
     def autodiff(iterations: int) -> None:
         for i in range(iterations):
             indices = order[i * BATCH : (i + 1) * BATCH]
-            states["jax"], _ = step(
+            states["jax"], last[0] = step(
                 states["jax"], images, labels, indices, rates[i], numbers, jax.random.fold_in(key, i)
             )
         np.asarray(last[0])
