@@ -7,6 +7,9 @@ RUN := runs/report
 # Without warnings: that of setuptools on editable installations is nothing a user could act on.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# As the client starts servers: for all that is measured, the others too.
+LARGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+
 .PHONY: help train test crash-test check docs protos bench bench-networks bench-accuracy bench-load wheel clean
 .DELETE_ON_ERROR:
 
@@ -58,7 +61,7 @@ bench: $(INSTALLED)
 
 bench-networks: $(INSTALLED)
 	$(INSTALL) --editable '.[bench]'
-	$(BIN)/python benchmarks/networks.py
+	$(LARGE_PAGES) $(BIN)/python benchmarks/networks.py
 
 bench-accuracy: $(INSTALLED)
 	$(BIN)/python benchmarks/accuracy.py

@@ -19,6 +19,7 @@ from jax import Array
 from machine import machine
 
 from handgrad.core import datasets, network, training
+from handgrad.core.compilation import compiler_options
 from handgrad.core.config import preset
 from handgrad.core.operations.base import Layer, Params, chain_fwd
 
@@ -50,7 +51,8 @@ def autodiff_step(recipe: training.Recipe) -> Callable[..., Any]:
         )
         return training.TrainState(params, opt_state, statistics), loss
 
-    return jax.jit(step, donate_argnums=0)
+    # With the same options for XLA as the hand-written one.
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
 
 
 def core_runs(name: str, data: datasets.Dataset) -> dict[str, Callable[[int], None]]:
@@ -69,7 +71,7 @@ def core_runs(name: str, data: datasets.Dataset) -> dict[str, Callable[[int], No
 
     def hand(iterations: int) -> None:
         for i in range(iterations):
-            states["hand"], losses[0] = training.train_iterations(
+            states["hand"], losses[0] = training.compiled()(
                 *(states["hand"], losses[0], images, labels, order, rates, numbers, key, i, i + 1),
                 recipe=recipe,
                 batch_size=BATCH,

@@ -1,7 +1,8 @@
 """What params make of images, and how well they do on a split of a data set."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from handgrad.core.compilation import compiler_options
 from handgrad.core.config import Pixels
 from handgrad.core.network import CROSS_ENTROPY, LOSSES, Loss, Network, forward
 from handgrad.core.operations.base import Params
@@ -60,9 +62,9 @@ def evaluate(
     confusion = np.zeros((network.outputs, network.outputs), np.int64)
     for start in range(0, size, images_per_call):
         part = slice(start, start + images_per_call)
-        part_labels = labels[part]
-        part_loss, part_confusion = _evaluate_part(network, params, statistics, images[part], part_labels, pixels, loss)
-        total += float(part_loss) * part_labels.shape[0]
+        arrays = (images[part], labels[part])
+        part_loss, part_confusion = _compiled_part()(network, params, statistics, *arrays, pixels, loss)
+        total += float(part_loss) * len(arrays[1])
         confusion += np.asarray(part_confusion)
     return Evaluation(total / size, float(np.trace(confusion)) / size, confusion)
 
@@ -90,15 +92,18 @@ def predict(
     # Filled up to a power of two, so that callers with batches of any size cause few compilations, not one each.
     padded = np.zeros((1 << (size - 1).bit_length(), images.shape[1]), images.dtype)
     padded[:size] = images
-    return np.asarray(_probabilities(network, params, statistics, jnp.asarray(padded), pixels))[:size]
+    return np.asarray(_compiled_probabilities()(network, params, statistics, jnp.asarray(padded), pixels))[:size]
 
 
-@partial(jax.jit, static_argnames=("network", "pixels"))
 def _probabilities(network: Network, params: Params, statistics: Params, images: Array, pixels: Pixels) -> Array:
     return jnp.exp(log_softmax(forward(network, params, statistics, scale_pixels(images, pixels))))
 
 
-@partial(jax.jit, static_argnames=("network", "pixels", "loss"))
+@cache
+def _compiled_probabilities() -> Callable[..., Array]:
+    return jax.jit(_probabilities, static_argnames=("network", "pixels"), compiler_options=compiler_options())
+
+
 def _evaluate_part(
     network: Network, params: Params, statistics: Params, images: Array, labels: Array, pixels: Pixels, loss: Loss
 ) -> tuple[Array, Array]:
@@ -109,3 +114,8 @@ def _evaluate_part(
     mean = LOSSES[loss.name].op(logits, labels)
     counts = jnp.zeros((network.outputs, network.outputs), jnp.int32)
     return mean, counts.at[labels, jnp.argmax(logits, axis=1)].add(1)
+
+
+@cache
+def _compiled_part() -> Callable[..., tuple[Array, Array]]:
+    return jax.jit(_evaluate_part, static_argnames=("network", "pixels", "loss"), compiler_options=compiler_options())

@@ -1,9 +1,9 @@
 """The training loop: compiled once for each shape, many iterations a call."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from jax import Array, lax
 from numpy.typing import NDArray
 
 from handgrad.core.augmentation import Augmentation
+from handgrad.core.compilation import compiler_options
 from handgrad.core.config import Pixels, TrainConfig
 from handgrad.core.network import Loss, Network, initial_statistics, loss_and_grads
 from handgrad.core.operations.base import Params
@@ -121,7 +122,6 @@ class Chunk:
     epoch_mean_loss: float | None
 
 
-@partial(jax.jit, static_argnames=("recipe", "batch_size"), donate_argnames=("state", "losses"))
 def train_iterations(
     state: TrainState,
     losses: Array,
@@ -137,14 +137,15 @@ def train_iterations(
     recipe: Recipe,
     batch_size: int,
 ) -> tuple[TrainState, Array]:
-    """Runs the iterations from `start` to before `stop` of one epoch, without leaving the device.
+    """Runs the iterations from `start` to before `stop` of one epoch, without leaving the device; `compiled` runs it.
 
     Iteration i takes the images `permutation[i B : (i + 1) B]`, with B the batch size. `start` and `stop` are values,
     not shapes, so that the loop is compiled once whatever the number of iterations a call.
 
     Args:
-        state: Params, optimizer state and statistics; donated.
-        losses: `[iterations of the epoch]`, float32; donated. Elements start to stop - 1 are filled in.
+        state: Params, optimizer state and statistics; given away when compiled.
+        losses: `[iterations of the epoch]`, float32; given away when compiled. Elements start to stop - 1 are filled
+            in.
         images: `[N, D]`, uint8 or float32; a batch is converted to float32 as it is gathered.
         labels: `[N]`, integer.
         permutation: Indices into the images, `[at least stop * B]`, int32.
@@ -187,6 +188,17 @@ def train_iterations(
         return iteration(start, (state, losses))
     after: tuple[TrainState, Array] = lax.fori_loop(start, stop, iteration, (state, losses))
     return after
+
+
+@cache
+def compiled() -> Callable[..., tuple[TrainState, Array]]:
+    """Gives `train_iterations`, compiled for each recipe and each shape of its arguments."""
+    return jax.jit(
+        train_iterations,
+        static_argnames=("recipe", "batch_size"),
+        donate_argnames=("state", "losses"),
+        compiler_options=compiler_options(),
+    )
 
 
 def with_decay(grads: Params, params: Params, decay: Array) -> Params:
@@ -282,7 +294,7 @@ def train(
     per_epoch = config.iterations_per_epoch(images.shape[0])
     full, rest = divmod(size, config.batch_size)
     hyperparameters = hyperparameters_of(config)
-    run = partial(train_iterations, recipe=recipe)
+    run = partial(compiled(), recipe=recipe)
     pace = _FIRST_CALL_ITERATIONS
     first_epoch, begin = divmod(start.iteration, per_epoch)
     for epoch in range(first_epoch + 1, config.epochs + 1):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 Shape: TypeAlias = tuple[int, ...]
 """Of one example, without the batch: `(784,)`, or `(28, 28, 1)` for rows, columns, channels."""
@@ -30,6 +30,17 @@ def require_floating(name: str, *arrays: Array) -> None:
         all(dtype == dtypes[0] for dtype in dtypes) and jnp.issubdtype(dtypes[0], jnp.floating),
         f"{name} takes arrays of one floating dtype; got {', '.join(map(str, dtypes))}",
     )
+
+
+def sum_to_last(array: Array) -> Array:
+    """Adds up over all axes but the last: `[B, ..., C]` to `[C]`.
+
+    Over the batch as a product with ones, for XLA's own reductions to few numbers use one core of a CPU and none of its
+    vectors: five times as long for `[100, 28, 28, 24]`.
+    """
+    ones = jnp.ones(len(array), array.dtype)
+    over_batch = jnp.matmul(ones, array.reshape(len(array), -1), precision=lax.Precision.HIGHEST)
+    return jnp.sum(over_batch.reshape(-1, array.shape[-1]), axis=0)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from handgrad.core.operations.base import (
     ShapeError,
     require,
     require_floating,
+    sum_to_last,
 )
 
 Padding: TypeAlias = int | Literal["same"]
@@ -111,7 +112,7 @@ def convolution_bwd(
         lhs_dilation=(stride, stride),
         dimension_numbers=("NHWC", "IHWO", "NHWC"),
     )
-    return inputs_grad, W_grad, jnp.sum(g, axis=(0, 1, 2))
+    return inputs_grad, W_grad, sum_to_last(g)
 
 
 def zeros_around(padding: Padding, kernel: int) -> int:

@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from handgrad.core.operations.base import Example, Layer, LayerParams, Operation, Shape, require, require_floating
+from handgrad.core.operations.base import (
+    Example,
+    Layer,
+    LayerParams,
+    Operation,
+    Shape,
+    require,
+    require_floating,
+    sum_to_last,
+)
 
 Residuals = tuple[Array, Array, Array]
 
@@ -18,17 +27,6 @@ def _check(name: str, inputs: Array, *vectors: Array) -> None:
         f"{name} takes inputs [B, ..., C] and vectors [C]; got {inputs.shape}, {[vector.shape for vector in vectors]}",
     )
     require_floating(name, inputs, *vectors)
-
-
-def _sum_to_channels(array: Array) -> Array:
-    return jnp.sum(array, axis=tuple(range(array.ndim - 1)))
-
-
-def _normalized_grad(normalized: Array, deviation: Array, v: Array, axes: tuple[int, ...]) -> Array:
-    """Gives dE/dx from v = dE/dn, with n = (x - mu) / s over the axes: the formula of `batch_norm`."""
-    mean_v = jnp.mean(v, axis=axes, keepdims=True)
-    mean_vn = jnp.mean(v * normalized, axis=axes, keepdims=True)
-    return (v - mean_v - normalized * mean_vn) / deviation
 
 
 # Over the batch
@@ -70,7 +68,7 @@ def batch_norm(inputs: Array, gamma: Array, beta: Array, *, epsilon: float) -> A
 
 
 def batch_norm_fwd(inputs: Array, gamma: Array, beta: Array, *, epsilon: float) -> tuple[Array, Residuals]:
-    """Forward pass of `batch_norm`. Residuals: n, s `[1, ..., C]`, gamma."""
+    """Forward pass of `batch_norm`. Residuals: n, s `[C]`, gamma."""
     _check("batch_norm", inputs, gamma, beta)
     mean, variance = moments(inputs)
     deviation = jnp.sqrt(variance + epsilon)
@@ -82,15 +80,18 @@ def batch_norm_bwd(residuals: Residuals, g: Array, *, epsilon: float) -> tuple[A
     """Backward pass of `batch_norm`: `(dE/dx, dE/dgamma, dE/dbeta)`."""
     del epsilon
     normalized, deviation, gamma = residuals
-    inputs_grad = _normalized_grad(normalized, deviation, g * gamma, tuple(range(g.ndim - 1)))
-    return inputs_grad, _sum_to_channels(g * normalized), _sum_to_channels(g)
+    gamma_grad, beta_grad = sum_to_last(g * normalized), sum_to_last(g)
+    M = g.size // g.shape[-1]
+    # Of the formula's sums of v, gamma is a factor: those of g, which are there already, do for both.
+    inputs_grad = (g - beta_grad / M - normalized * (gamma_grad / M)) * (gamma / deviation)
+    return inputs_grad, gamma_grad, beta_grad
 
 
 def moments(inputs: Array) -> tuple[Array, Array]:
-    """Gives the mean and the variance of each channel of `[B, ..., C]`, `[1, ..., C]`."""
-    axes = tuple(range(inputs.ndim - 1))
-    mean = jnp.mean(inputs, axis=axes, keepdims=True)
-    return mean, jnp.mean(jnp.square(inputs - mean), axis=axes, keepdims=True)
+    """Gives the mean and the variance of each channel of `[B, ..., C]`, `[C]`."""
+    M = inputs.size // inputs.shape[-1]
+    mean = sum_to_last(inputs) / M
+    return mean, sum_to_last(jnp.square(inputs - mean)) / M
 
 
 def batch_norm_inference(
@@ -142,9 +143,9 @@ def batch_norm_inference_bwd(
     del epsilon
     normalized, deviation, gamma = residuals
     inputs_grad = g * gamma / deviation
-    variance_grad = -_sum_to_channels(g * normalized) * gamma / (2 * deviation**2)
-    gamma_grad = _sum_to_channels(g * normalized)
-    return inputs_grad, gamma_grad, _sum_to_channels(g), -_sum_to_channels(inputs_grad), variance_grad
+    variance_grad = -sum_to_last(g * normalized) * gamma / (2 * deviation**2)
+    gamma_grad = sum_to_last(g * normalized)
+    return inputs_grad, gamma_grad, sum_to_last(g), -sum_to_last(inputs_grad), variance_grad
 
 
 # Over an example
@@ -195,8 +196,11 @@ def layer_norm_bwd(residuals: Residuals, g: Array, *, epsilon: float) -> tuple[A
     """Backward pass of `layer_norm`: `(dE/dx, dE/dgamma, dE/dbeta)`."""
     del epsilon
     normalized, deviation, gamma = residuals
-    inputs_grad = _normalized_grad(normalized, deviation, g * gamma, (-1,))
-    return inputs_grad, _sum_to_channels(g * normalized), _sum_to_channels(g)
+    v = g * gamma
+    mean_v = jnp.mean(v, axis=-1, keepdims=True)
+    mean_vn = jnp.mean(v * normalized, axis=-1, keepdims=True)
+    inputs_grad = (v - mean_v - normalized * mean_vn) / deviation
+    return inputs_grad, sum_to_last(g * normalized), sum_to_last(g)
 
 
 def _examples(generator: np.random.Generator) -> list[Example]:
@@ -265,7 +269,7 @@ class BatchNorm(Layer):
             outputs = batch_norm_inference(inputs, gamma, beta, mean, variance, epsilon=self.epsilon)
             return outputs, None, statistics
         outputs, residuals = batch_norm_fwd(inputs, gamma, beta, epsilon=self.epsilon)
-        mean, variance = (moment.reshape(-1) for moment in moments(inputs))
+        mean, variance = moments(inputs)
         size = inputs.size // inputs.shape[-1]
         # The variance of a sample is too small by (M - 1) / M: the running one is the unbiased, as in the paper.
         unbiased = variance * (size / max(size - 1, 1))

@@ -95,6 +95,11 @@ def average_pool_fwd(inputs: Array, *, window: int, stride: int) -> tuple[Array,
 
 def average_pool_bwd(residuals: Shape, g: Array, *, window: int, stride: int) -> tuple[Array]:
     """Backward pass of `average_pool`: `(dE/dx,)`."""
+    if stride == window:
+        # Each place is in one window at most.
+        everywhere = jnp.repeat(jnp.repeat(g / window**2, window, axis=1), window, axis=2)
+        unreached = [(0, size - reached) for size, reached in zip(residuals, everywhere.shape, strict=True)]
+        return (jnp.pad(everywhere, unreached),)
     return (_put_back([g / window**2] * window**2, residuals, window, stride),)
 
 

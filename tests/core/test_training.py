@@ -120,14 +120,14 @@ def test_a_seed_gives_its_bits_and_another_seed_others() -> None:
 def test_the_loop_is_compiled_once_for_each_shape() -> None:
     # A shape that no other test has.
     network = fully_connected(11, (4,), 3)
-    before = training.train_iterations._cache_size()  # type: ignore[attr-defined]
+    before = training.compiled()._cache_size()  # type: ignore[attr-defined]
     run(replace(CONFIG, epochs=5, publish_every_iterations=3), network, size=40)
-    assert training.train_iterations._cache_size() == before + 1  # type: ignore[attr-defined]
+    assert training.compiled()._cache_size() == before + 1  # type: ignore[attr-defined]
     run(replace(CONFIG, learning_rate=0.2, seed=9), network, size=40)
-    assert training.train_iterations._cache_size() == before + 1  # type: ignore[attr-defined]
+    assert training.compiled()._cache_size() == before + 1  # type: ignore[attr-defined]
     # Other numbers of images, and a last batch of 5.
     run(CONFIG, network, size=45)
-    assert training.train_iterations._cache_size() == before + 3  # type: ignore[attr-defined]
+    assert training.compiled()._cache_size() == before + 3  # type: ignore[attr-defined]
 
 
 def test_training_differentiates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
