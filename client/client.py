@@ -24,8 +24,9 @@ from handgrad.client.job import SECONDS_BETWEEN_TRIES, Job
 from handgrad.client.network import LayerSpec, fully_connected, network_to_proto, read_network
 from handgrad.client.params import Params, arrays_from_proto, verify, write_npz
 from handgrad.client.private_server import PrivateServer
+from handgrad.client.sweep import Halving, Sweep
 from handgrad.client.upload import CHUNK_BYTES, chunks_of, dataset_files, describe, image_tensors
-from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, params_pb2
+from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, params_pb2, sweep_pb2
 from handgrad.v1 import training_service_pb2 as pb
 from handgrad.v1.training_service_pb2_grpc import TrainingServiceStub
 
@@ -259,33 +260,35 @@ class Client:
             PreconditionError: The model has another network.
             ExhaustedError: Too many jobs wait.
         """
-        config = _message(
-            job_pb2.TrainConfig,
-            network=_network(network, hidden),
-            batch_size=batch_size,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            pixels=_choice(_PIXELS, pixels, "pixels"),
-            seed=seed,
-            publish_every_iterations=publish_every_iterations,
-            optimizer=optimizer,
-            momentum=momentum,
-            beta2=beta2,
-            epsilon=epsilon,
-            weight_decay=weight_decay,
-            clip_norm=clip_norm,
-            schedule=schedule,
-            schedule_factor=schedule_factor,
-            schedule_epochs=schedule_epochs,
-            warmup_epochs=warmup_epochs,
-            loss=loss,
-            label_smoothing=label_smoothing,
-            flip=flip,
-            crop=crop,
-            shift=shift,
-            validation_images=validation_images,
-            patience=patience,
-            keep_best=keep_best,
+        config = _config(
+            {
+                "network": network,
+                "hidden": hidden,
+                "batch_size": batch_size,
+                "epochs": epochs,
+                "learning_rate": learning_rate,
+                "seed": seed,
+                "publish_every_iterations": publish_every_iterations,
+                "optimizer": optimizer,
+                "momentum": momentum,
+                "beta2": beta2,
+                "epsilon": epsilon,
+                "weight_decay": weight_decay,
+                "clip_norm": clip_norm,
+                "schedule": schedule,
+                "schedule_factor": schedule_factor,
+                "schedule_epochs": schedule_epochs,
+                "warmup_epochs": warmup_epochs,
+                "loss": loss,
+                "label_smoothing": label_smoothing,
+                "flip": flip,
+                "crop": crop,
+                "shift": shift,
+                "validation_images": validation_images,
+                "patience": patience,
+                "keep_best": keep_best,
+                "pixels": pixels,
+            }
         )
         request = _message(
             pb.TrainRequest,
@@ -298,16 +301,97 @@ class Client:
             client=client,
             cancel_on_disconnect=cancel_on_disconnect,
         )
-        deadline = time.monotonic() + self.reconnect_seconds
-        while True:
-            stream = self._events(lambda: self._stub.Train(request, metadata=self._metadata))
-            try:
-                return Job(self, next(stream).accepted, stream)
-            except errors.UnavailableError:
-                # Without an id a repeated request could start a second job.
-                if not request.request_id or time.monotonic() > deadline:
-                    raise
-                time.sleep(SECONDS_BETWEEN_TRIES)
+
+        def start() -> Iterator[job_pb2.JobEvent]:
+            return self._events(lambda: self._stub.Train(request, metadata=self._metadata))
+
+        first, stream = self._started(start, again=bool(request.request_id))
+        return Job(self, first.accepted, stream)
+
+    def train_sweep(
+        self,
+        members: Sequence[Mapping[str, Any]],
+        preset: str = "",
+        *,
+        model: str = "",
+        dataset: str = "",
+        config: Mapping[str, Any] | None = None,
+        halving: Halving | None = None,
+        request_id: str | None = None,
+        client: str = "",
+    ) -> Sweep:
+        """Starts a sweep: many networks in one call. It goes on when this client closes, unless the server is its own.
+
+        A server that does not answer is asked again, as for `train`.
+
+        Args:
+            members: The settings that each member has of its own, by the names of `train`'s arguments, such as
+                `{"learning_rate": 0.01, "hidden": (50,)}`; `handgrad.grid` makes them of lists of values.
+            preset: Network and settings to start from; "report" if empty.
+            model: Model that the best member becomes the next version of; empty for one named as the sweep.
+            dataset: Data set to train on; "mnist" if empty.
+            config: The settings that all members have.
+            halving: When hopeless members are stopped; None for never.
+            request_id: As for `train`.
+            client: As for `train`.
+
+        Raises:
+            InvalidArgumentError: A setting is none, or out of its range.
+            NotFoundError: There is no such data set.
+            AlreadyExistsError: The request id was used for another request.
+            PreconditionError: The model has another network.
+            ExhaustedError: Too many jobs wait.
+        """
+        request = _message(
+            pb.TrainSweepRequest,
+            preset=preset,
+            model=model,
+            dataset=dataset,
+            config=_config(config or {}),
+            members=[_config(member) for member in members],
+            halving=halving and sweep_pb2.Halving(first_epochs=halving.first_epochs, factor=halving.factor),
+            request_id=uuid.uuid4().hex if request_id is None else request_id,
+            client=client,
+        )
+
+        def start() -> Iterator[sweep_pb2.Sweep]:
+            return self._standings(lambda: self._stub.TrainSweep(request, metadata=self._metadata))
+
+        first, stream = self._started(start, again=bool(request.request_id))
+        return Sweep(self, first, stream)
+
+    def sweep(self, name: str) -> Sweep:
+        """Gives a sweep that was started before, by anybody."""
+        return Sweep(self, self.get_sweep(name))
+
+    def get_sweep(self, sweep: str) -> sweep_pb2.Sweep:
+        """Gives a sweep as it stands."""
+        return self._call(self._stub.GetSweep, _message(pb.GetSweepRequest, sweep=sweep)).sweep
+
+    def list_sweeps(self) -> Iterator[sweep_pb2.Sweep]:
+        """Gives sweeps without their members, the newest first."""
+
+        def page(token: str) -> tuple[Sequence[sweep_pb2.Sweep], str]:
+            response = self._call(self._stub.ListSweeps, _message(pb.ListSweepsRequest, page_token=token))
+            return response.sweeps, response.next_page_token
+
+        return _pages(page)
+
+    def watch_sweep(self, sweep: str) -> Iterator[sweep_pb2.Sweep]:
+        """Gives how a sweep stands, now and whenever that changed, until it or the connection ends.
+
+        `Sweep.standings` does the same, and survives a lost connection.
+
+        Raises:
+            NotFoundError: There is no such sweep.
+            UnavailableError: The server went away.
+        """
+        request = _message(pb.WatchSweepRequest, sweep=sweep)
+        return self._standings(lambda: self._stub.WatchSweep(request, metadata=self._metadata))
+
+    def cancel_sweep(self, sweep: str) -> sweep_pb2.Sweep:
+        """Asks all members of a sweep to stop."""
+        return self._call(self._stub.CancelSweep, _message(pb.CancelSweepRequest, sweep=sweep)).sweep
 
     def job(self, name: str) -> Job:
         """Gives a job that was started before, by anybody; its events begin with the first."""
@@ -701,6 +785,26 @@ class Client:
             for response in start():
                 yield response.event
 
+    def _standings(
+        self, start: Callable[[], Iterator[pb.TrainSweepResponse] | Iterator[pb.WatchSweepResponse]]
+    ) -> Iterator[sweep_pb2.Sweep]:
+        with self._errors():
+            for response in start():
+                yield response.sweep
+
+    def _started(self, start: Callable[[], Iterator[T]], *, again: bool) -> tuple[T, Iterator[T]]:
+        """Gives the first message of a stream, and the stream; asks for it again where that may be, for a while."""
+        deadline = time.monotonic() + self.reconnect_seconds
+        while True:
+            stream = start()
+            try:
+                return next(stream), stream
+            except errors.UnavailableError:
+                # Without an id a repeated request could start a second job.
+                if not again or time.monotonic() > deadline:
+                    raise
+                time.sleep(SECONDS_BETWEEN_TRIES)
+
     def _call(self, method: Callable[..., T], request: Message | Iterator[Message]) -> T:
         with self._errors():
             return method(request, timeout=CALL_SECONDS, metadata=self._metadata)
@@ -740,6 +844,21 @@ def _pages(page: Callable[[str], tuple[Sequence[T], str]]) -> Iterator[T]:
         yield from found
         if not token:
             return
+
+
+def _config(settings: Mapping[str, Any]) -> job_pb2.TrainConfig:
+    """Gives settings, by the names of `Client.train`'s arguments, as the contract's; None where nothing is said."""
+    known = {field.name for field in job_pb2.TrainConfig.DESCRIPTOR.fields} | {"hidden"}
+    for name in settings:
+        if name not in known:
+            raise errors.InvalidArgumentError(f"{name}: no setting; there are {', '.join(sorted(known))}", name)
+    given = {name: value for name, value in settings.items() if name not in ("network", "hidden", "pixels")}
+    return _message(
+        job_pb2.TrainConfig,
+        network=_network(settings.get("network"), settings.get("hidden")),
+        pixels=_choice(_PIXELS, settings.get("pixels"), "pixels"),
+        **given,
+    )
 
 
 def _network(

@@ -84,6 +84,10 @@ class ServerError(HandgradError):
     """The server has a fault, or is not one of handgrad's."""
 
 
+class SweepError(HandgradError):
+    """A sweep ended without a best member to publish, or was cancelled before there was one."""
+
+
 class JobError(HandgradError):
     """A job did not succeed.
 

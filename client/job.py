@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
 from handgrad.client.errors import JobCancelledError, JobFailedError, UnavailableError
 from handgrad.v1 import job_pb2, params_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
 
     from handgrad.client.params import Params
+
+T = TypeVar("T")
 
 Event: TypeAlias = job_pb2.Progress | job_pb2.Epoch | params_pb2.ParamsVersion
 
@@ -42,6 +44,27 @@ class Calls(Protocol):
     def get_params(self, model: str, version: int = 0) -> Params:
         """Gives its model's params."""
         ...
+
+
+def reconnecting(follow: Callable[[], Iterator[T]], ended: Callable[[], bool], reconnect_seconds: float) -> Iterator[T]:
+    """Gives what a stream gives until it has told the end, and follows it anew where its server went away.
+
+    Raises:
+        UnavailableError: The server did not come back within `reconnect_seconds`.
+    """
+    lost: float | None = None
+    pause = SECONDS_BETWEEN_TRIES
+    while not ended():
+        try:
+            for message in follow():
+                lost, pause = None, SECONDS_BETWEEN_TRIES
+                yield message
+        except UnavailableError:
+            lost = time.monotonic() if lost is None else lost
+            if time.monotonic() + pause - lost > reconnect_seconds:
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, MAX_SECONDS_BETWEEN_TRIES)
 
 
 class Job:
@@ -78,19 +101,7 @@ class Job:
         Raises:
             UnavailableError: The server did not come back within the client's `reconnect_seconds`.
         """
-        lost: float | None = None
-        pause = SECONDS_BETWEEN_TRIES
-        while not self._ended:
-            try:
-                for event in self._follow():
-                    lost, pause = None, SECONDS_BETWEEN_TRIES
-                    yield event
-            except UnavailableError:
-                lost = time.monotonic() if lost is None else lost
-                if time.monotonic() + pause - lost > self._client.reconnect_seconds:
-                    raise
-                time.sleep(pause)
-                pause = min(2 * pause, MAX_SECONDS_BETWEEN_TRIES)
+        return reconnecting(self._follow, lambda: self._ended, self._client.reconnect_seconds)
 
     def wait(self) -> job_pb2.Job:
         """Waits until the job ends, and gives it as it ended.

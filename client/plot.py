@@ -62,6 +62,47 @@ def plot_losses(
     figure.savefig(path)
 
 
+def plot_sweep(
+    file: str | os.PathLike[str], curves: Sequence[Sequence[job_pb2.Epoch]], label: str, *, by_validation: bool
+) -> None:
+    """Draws the loss of each member of a sweep against epochs, as PNG or SVG by the file's ending.
+
+    Args:
+        file: Where to write it.
+        curves: The epochs of each member, the best member first.
+        label: What tells the best member from the others.
+        by_validation: Whether the loss is that of the validation images, rather than an epoch's mean loss.
+
+    Raises:
+        InvalidArgumentError: The ending is another, or matplotlib is not installed.
+        OSError: The file cannot be written.
+    """
+    path = Path(file)
+    check_plot(path)
+    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for place, epochs in reversed(list(enumerate(curves))):
+        x = [epoch.epoch for epoch in epochs]
+        y = [epoch.validation_loss if by_validation else epoch.mean_loss for epoch in epochs]
+        look: dict[str, Any] = {"color": "tab:blue", "linewidth": 2.2, "marker": "o", "label": f"the best: {label}"}
+        if place:
+            look = {"color": "0.6", "linewidth": 0.8, "marker": ".", "markersize": 3}
+            look |= {"label": f"the other {len(curves) - 1}"} if place == 1 else {}
+        axes.plot(x, y, **look)
+    axes.set_title("Sweep")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("validation loss [nats]" if by_validation else "mean loss of the epoch [nats]")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=True, which="both", color="0.92")
+    axes.set_axisbelow(True)
+    axes.legend(loc="upper right")
+    figure.savefig(path)
+
+
 def _draw(
     axes: "Axes",
     losses: NDArray[np.float64],

@@ -23,11 +23,13 @@ from handgrad.client.errors import (
     PermissionDeniedError,
     PreconditionError,
     ServerError,
+    SweepError,
     UnauthenticatedError,
     UnavailableError,
 )
 from handgrad.client.job import Job
 from handgrad.client.params import Params
+from handgrad.client.sweep import Halving, Sweep, grid
 
 __version__ = "0.1.0"
 
@@ -38,6 +40,7 @@ __all__ = [
     "DeadlineError",
     "Evaluation",
     "ExhaustedError",
+    "Halving",
     "HandgradError",
     "InvalidArgumentError",
     "Job",
@@ -50,8 +53,11 @@ __all__ = [
     "PreconditionError",
     "Prediction",
     "ServerError",
+    "Sweep",
+    "SweepError",
     "UnauthenticatedError",
     "UnavailableError",
     "__version__",
     "connect",
+    "grid",
 ]

@@ -28,6 +28,7 @@ from handgrad.server.models import Models
 from handgrad.server.service import State, TrainingService
 from handgrad.server.settings import Settings, split_address
 from handgrad.server.storage import Storage
+from handgrad.server.sweeps import Sweeps
 from handgrad.server.tls import server_credentials
 from handgrad.server.uploads import Uploads
 from handgrad.server.worker import Worker
@@ -128,9 +129,11 @@ def _open(storage: Storage, settings: Settings, metrics: Metrics) -> State:
     jobs = Jobs(storage, models, max_queued=settings.max_queued_jobs)
     datasets = Datasets(storage)
     metrics.count_jobs(jobs.counts)
+    sweeps = Sweeps(storage, jobs, models)
     worker = Worker(
         storage,
         jobs,
+        sweeps,
         models,
         datasets,
         snapshot_seconds=settings.snapshot_seconds,
@@ -140,9 +143,8 @@ def _open(storage: Storage, settings: Settings, metrics: Metrics) -> State:
     )
     uploads = Uploads(storage, datasets, max_bytes=settings.max_dataset_bytes)
     checkpoints, certificates = Checkpoints(storage), Certificates(storage)
-    return State(
-        *(jobs, models, datasets, uploads, checkpoints, certificates, storage.objects, worker, settings.max_streams)
-    )
+    kept = (jobs, sweeps, models, datasets, uploads, checkpoints, certificates, storage.objects)
+    return State(*kept, worker, settings.max_streams)
 
 
 def run(settings: Settings, *, private: bool) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any, Final
@@ -25,9 +25,10 @@ from handgrad.server.datasets import MNIST, SplitName, Summary
 from handgrad.server.jobs import Epoch, Event, Job, JobState, Progress
 from handgrad.server.models import Data, Model, Version
 from handgrad.server.names import check_name
-from handgrad.server.planning import NetworkChoice, NetworkRequest, TrainSettings
+from handgrad.server.planning import NetworkChoice, NetworkRequest, SweepSettings, TrainSettings
+from handgrad.server.sweeps import Halving, Member, Sweep
 from handgrad.server.uploads import File
-from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, params_pb2, training_service_pb2
+from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, params_pb2, sweep_pb2, training_service_pb2
 
 MAX_INLINED_BYTES: Final = 3 * 2**20
 """Params of at most this size come inside a reply. gRPC receives 4 MB unless a client says otherwise."""
@@ -63,6 +64,10 @@ _DATA_TYPES: Final = {"uint8": params_pb2.DATA_TYPE_UINT8, "float32": params_pb2
 _CONFIG: Final = tuple(field.name for field in fields(TrainConfig) if field.name != "pixels")
 
 MAX_PAGE: Final = 100
+FIRST_EPOCHS: Final = 1
+FACTOR: Final = 3
+"""Of halving, where a request leaves them out."""
+
 MAX_DIMENSIONS: Final = 8
 
 
@@ -82,7 +87,30 @@ def split_from_proto(value: int) -> SplitName:
 
 def settings_from_proto(request: training_service_pb2.TrainRequest) -> TrainSettings:
     """Gives what a Train request asks for; what it leaves out is left open, but for the preset and the data set."""
-    config = request.config
+    return _settings(request, request.config, continue_optimizer=not request.fresh_optimizer)
+
+
+def sweep_from_proto(request: training_service_pb2.TrainSweepRequest) -> SweepSettings:
+    """Gives what a TrainSweep request asks for."""
+    halving = None
+    if request.HasField("halving"):
+        asked = request.halving
+        halving = Halving(asked.first_epochs or FIRST_EPOCHS, asked.factor or FACTOR)
+    members = []
+    for number, config in enumerate(request.members):
+        try:
+            members.append(_settings(request, config, continue_optimizer=False))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"members[{number}].{error.field}", error.problem) from error
+    return SweepSettings(_settings(request, request.config, continue_optimizer=False), tuple(members), halving)
+
+
+def _settings(
+    request: training_service_pb2.TrainRequest | training_service_pb2.TrainSweepRequest,
+    config: job_pb2.TrainConfig,
+    *,
+    continue_optimizer: bool,
+) -> TrainSettings:
     given = {field.name for field, _ in config.ListFields()}
     return TrainSettings(
         preset=request.preset or "report",
@@ -90,8 +118,47 @@ def settings_from_proto(request: training_service_pb2.TrainRequest) -> TrainSett
         dataset=dataset_name(request.dataset),
         network=network_from_proto(config.network) if config.HasField("network") else None,
         pixels=pixels_from_proto(config.pixels),
-        continue_optimizer=not request.fresh_optimizer,
+        continue_optimizer=continue_optimizer,
         overrides={field: getattr(config, field) for field in _CONFIG if field in given},
+    )
+
+
+def sweep_to_proto(sweep: Sweep, iteration: Callable[[Job], int]) -> sweep_pb2.Sweep:
+    """Gives a sweep, with the iterations that each member has done by now."""
+    return sweep_pb2.Sweep(
+        sweep=sweep.name,
+        model=sweep.model,
+        version=sweep.version,
+        dataset=sweep.dataset,
+        client=sweep.client,
+        state=_STATES[sweep.state],
+        error=sweep.error,
+        create_time=timestamp(sweep.create_time),
+        end_time=timestamp(sweep.end_time),
+        members=[_member_to_proto(member, iteration(member.job)) for member in sweep.members],
+        halving=sweep_pb2.Halving(**vars(sweep.halving)) if sweep.halving else None,
+        ranked_by_validation=sweep.by_validation,
+    )
+
+
+def _member_to_proto(member: Member, iteration: int) -> sweep_pb2.SweepMember:
+    job = member.job
+    network, config = job.request.network, job.request.config
+    own = {name: getattr(config, name) for name in member.own if name not in ("network", "pixels")}
+    return sweep_pb2.SweepMember(
+        job=job.name,
+        model=job.request.model,
+        config=job_pb2.TrainConfig(
+            network=network_to_proto(network) if "network" in member.own else None,
+            pixels=_PIXELS_TO_PROTO[config.pixels if "pixels" in member.own else None],
+            **own,
+        ),
+        state=_STATES[job.state],
+        error=job.error,
+        iteration=iteration,
+        iterations=job.request.iterations,
+        epoch=epoch_to_proto(member.epoch) if member.epoch else None,
+        rank=member.rank,
     )
 
 
@@ -276,8 +343,8 @@ def page_size_from_proto(size: int) -> int:
     return min(size or MAX_PAGE, MAX_PAGE)
 
 
-def job_page_from_proto(token: str) -> int:
-    """Gives the number of the job that the page before ended with."""
+def number_page_from_proto(token: str) -> int:
+    """Gives the number of the job or sweep that the page before ended with."""
     if not token:
         return sys.maxsize
     if not (token.isascii() and token.isdigit() and len(token) < len(str(sys.maxsize))):

@@ -14,10 +14,27 @@ from typing import Any, Final
 from handgrad.core.errors import InvalidInputError
 from handgrad.server.errors import ExhaustedError, StorageError
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the schema. A database of an older one is brought up to it; one of a newer is refused, never guessed at."""
 
 _SCHEMA: Final = """
+CREATE TABLE sweeps (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,       -- sweep-NUMBER
+    model TEXT NOT NULL,             -- that the best member becomes
+    dataset TEXT NOT NULL,
+    asked TEXT NOT NULL,             -- JSON: the settings that each member has of its own, and the halving
+    client TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,       -- as in jobs
+    state TEXT NOT NULL,
+    error TEXT NOT NULL DEFAULT '',
+    halved_epochs INTEGER NOT NULL DEFAULT 0, -- epochs of the newest halving
+    version INTEGER NOT NULL DEFAULT 0,
+    create_time REAL NOT NULL,
+    end_time REAL
+);
+CREATE UNIQUE INDEX sweeps_by_request_id ON sweeps (client, request_id) WHERE request_id != '';
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE,       -- job-NUMBER
@@ -47,8 +64,10 @@ CREATE TABLE jobs (
     best_epoch INTEGER NOT NULL DEFAULT 0,   -- with the smallest validation loss; 0 for none
     best_loss REAL,
     best_version INTEGER NOT NULL DEFAULT 0,
-    stopped_early INTEGER NOT NULL DEFAULT 0
+    stopped_early INTEGER NOT NULL DEFAULT 0,
+    sweep INTEGER REFERENCES sweeps (number) -- that it is a member of; NULL for none
 );
+CREATE INDEX jobs_by_sweep ON jobs (sweep, number) WHERE sweep IS NOT NULL;
 CREATE INDEX jobs_by_state ON jobs (state, number);
 CREATE INDEX jobs_by_client ON jobs (client, start_time);
 CREATE INDEX jobs_by_model ON jobs (model, state);
@@ -142,6 +161,17 @@ ALTER TABLE checkpoints ADD COLUMN certificate TEXT;
 CREATE TABLE certificates (
     network TEXT NOT NULL, handgrad TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (network, handgrad)
 ) WITHOUT ROWID;
+""",
+    2: """
+CREATE TABLE sweeps (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, model TEXT NOT NULL, dataset TEXT NOT NULL,
+    asked TEXT NOT NULL, client TEXT NOT NULL, request_id TEXT NOT NULL, fingerprint TEXT NOT NULL, state TEXT NOT NULL,
+    error TEXT NOT NULL DEFAULT '', halved_epochs INTEGER NOT NULL DEFAULT 0, version INTEGER NOT NULL DEFAULT 0,
+    create_time REAL NOT NULL, end_time REAL
+);
+CREATE UNIQUE INDEX sweeps_by_request_id ON sweeps (client, request_id) WHERE request_id != '';
+ALTER TABLE jobs ADD COLUMN sweep INTEGER REFERENCES sweeps (number);
+CREATE INDEX jobs_by_sweep ON jobs (sweep, number) WHERE sweep IS NOT NULL;
 """,
 }
 """What brings a database from a version to the next."""

@@ -155,6 +155,7 @@ class Job:
         best_loss: That loss.
         best_version: Version that was published then; 0 for none.
         stopped_early: Whether its patience was over.
+        sweep: Number of the sweep that it is a member of; None for none.
     """
 
     number: int
@@ -180,6 +181,7 @@ class Job:
     best_loss: float | None
     best_version: int
     stopped_early: bool
+    sweep: int | None
 
 
 EventBody: TypeAlias = Mapping[str, Any]
@@ -264,11 +266,11 @@ class Jobs:
             with self._database.transaction() as writer:
                 if caller.request_id and (known := self._repeated(writer, caller)):
                     return known, False
-                self._check_room(writer)
+                self.check_room(writer)
                 model = self._models.reserve(writer, model, request.network)
-                number = _insert(writer, request, model, caller)
-                job = _job_of(writer.execute("SELECT * FROM jobs WHERE number = ?", (number,)).fetchone())
-                _forget_old(writer)
+                number = insert(writer, request, model, caller)
+                job = job_of(writer.execute("SELECT * FROM jobs WHERE number = ?", (number,)).fetchone())
+                forget_old(writer)
         except BaseException:
             self._models.forget(model)
             raise
@@ -280,7 +282,7 @@ class Jobs:
         rows = self._database.read("SELECT * FROM jobs WHERE name = ?", name)
         if not rows:
             raise NotFoundError(f"there is no job {name!r}")
-        return _job_of(rows[0])
+        return job_of(rows[0])
 
     def iteration(self, job: Job) -> int:
         """Gives the iterations that a job has done by now, those that are not committed yet included."""
@@ -301,7 +303,7 @@ class Jobs:
                 where.append(f"{column} = ?")
                 values.append(wanted)
         query = f"SELECT * FROM jobs WHERE {' AND '.join(where)} ORDER BY number DESC LIMIT ?"  # noqa: S608
-        return [_job_of(row) for row in self._database.read(query, *values, size)]
+        return [job_of(row) for row in self._database.read(query, *values, size)]
 
     def next(self) -> Job | None:
         """Gives the job to run: one that ran when the server ended, else a queued one; None where none waits.
@@ -315,7 +317,7 @@ class Jobs:
                    number
                LIMIT 1"""
         )
-        return _job_of(rows[0]) if rows else None
+        return job_of(rows[0]) if rows else None
 
     def counts(self) -> dict[str, int]:
         """Gives the number of jobs in each state."""
@@ -369,7 +371,7 @@ class Jobs:
         """Ends a job that waits, at once; has one that runs end at its next pause; leaves one that has ended."""
         with self._database.transaction() as writer:
             row = writer.execute("SELECT * FROM jobs WHERE number = ?", (job.number,)).fetchone()
-            job = _job_of(row)
+            job = job_of(row)
             if job.state is JobState.QUEUED:
                 end(writer, job, JobState.CANCELLED, reason)
             elif job.state is JobState.RUNNING and not job.stop:
@@ -390,8 +392,10 @@ class Jobs:
         with self.changed:
             self.changed.wait_for(lambda: self.turn != turn, seconds)
 
-    def _check_room(self, writer: sqlite3.Connection) -> None:
-        queued = writer.execute("SELECT COUNT(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
+    def check_room(self, writer: sqlite3.Connection) -> None:
+        """Raises ExhaustedError where the queue is full; a sweep counts as one job. A part of a transaction."""
+        jobs = writer.execute("SELECT COUNT(*) FROM jobs WHERE state = 'queued' AND sweep IS NULL").fetchone()[0]
+        queued = jobs + writer.execute("SELECT COUNT(*) FROM sweeps WHERE state = 'queued'").fetchone()[0]
         if queued >= self._max_queued:
             raise ExhaustedError(f"{queued} jobs are waiting already; try again when some have ended")
 
@@ -403,12 +407,12 @@ class Jobs:
             return None
         if row["fingerprint"] != caller.fingerprint:
             raise AlreadyExistsError(f"request_id {caller.request_id!r} was used for another request, {row['name']}")
-        return _job_of(row)
+        return job_of(row)
 
     def _unended(self, column: str, name: str) -> Job | None:
         query = f"SELECT * FROM jobs WHERE {column} = ? AND state IN ('queued', 'running') LIMIT 1"  # noqa: S608
         rows = self._database.read(query, name)
-        return _job_of(rows[0]) if rows else None
+        return job_of(rows[0]) if rows else None
 
 
 def record(writer: sqlite3.Connection, job: Job, kind: str, body: EventBody, **columns: Any) -> None:
@@ -422,14 +426,20 @@ def record(writer: sqlite3.Connection, job: Job, kind: str, body: EventBody, **c
     )
 
 
-def begin(writer: sqlite3.Connection, name: str, *, continued: bool) -> Job | None:
+def begin(writer: sqlite3.Connection, name: str, *, continued: bool, paused: bool = False) -> Job | None:
     """Records that a job runs, from its start or from its snapshot; a part of a transaction.
+
+    Args:
+        writer: The transaction's connection.
+        name: The job's name.
+        continued: Whether it takes up an optimizer's state.
+        paused: Whether this server has paused it, so that it is not taken up after the end of one.
 
     Returns:
         The job as it is then; None where it ended meanwhile, or ends here because somebody has asked for that.
     """
     query = "SELECT * FROM jobs WHERE name = ?"
-    job = _job_of(writer.execute(query, (name,)).fetchone())
+    job = job_of(writer.execute(query, (name,)).fetchone())
     if job.state.ended:
         return None
     if job.stop:
@@ -440,9 +450,9 @@ def begin(writer: sqlite3.Connection, name: str, *, continued: bool) -> Job | No
     elif job.cancel_on_disconnect:
         end(writer, job, JobState.CANCELLED, "the call that it was to end with ended when the server did")
         return None
-    else:
+    elif not paused:
         writer.execute("UPDATE jobs SET resumes = resumes + 1 WHERE number = ?", (job.number,))
-    return _job_of(writer.execute(query, (name,)).fetchone())
+    return job_of(writer.execute(query, (name,)).fetchone())
 
 
 def end(
@@ -525,7 +535,10 @@ def _snapshot_objects(writer: sqlite3.Connection, job: Job) -> list[str | None]:
     return list(writer.execute(query, (job.number,)).fetchone())
 
 
-def _insert(writer: sqlite3.Connection, request: JobRequest, model: str, caller: Caller) -> int:
+def insert(
+    writer: sqlite3.Connection, request: JobRequest, model: str, caller: Caller, sweep: int | None = None
+) -> int:
+    """Puts a job on a model in the queue; a part of a transaction. Gives its number."""
     asked = {
         "network": json.loads(network_to_json(request.network)),
         "config": asdict(request.config),
@@ -536,9 +549,9 @@ def _insert(writer: sqlite3.Connection, request: JobRequest, model: str, caller:
     now = time.time()
     number = writer.execute(
         """INSERT INTO jobs
-               (name, request, model, dataset, client, request_id, fingerprint, state, create_time, sequence)
-           VALUES ('', ?, ?, ?, ?, ?, ?, 'queued', ?, 1)""",
-        (json.dumps(asked), model, request.dataset, caller.client, caller.request_id, caller.fingerprint, now),
+               (name, request, model, dataset, client, request_id, fingerprint, state, create_time, sequence, sweep)
+           VALUES ('', ?, ?, ?, ?, ?, ?, 'queued', ?, 1, ?)""",
+        (json.dumps(asked), model, request.dataset, caller.client, caller.request_id, caller.fingerprint, now, sweep),
     ).lastrowid
     assert number is not None
     writer.execute("UPDATE jobs SET name = ? WHERE number = ?", (f"job-{number}", number))
@@ -546,16 +559,21 @@ def _insert(writer: sqlite3.Connection, request: JobRequest, model: str, caller:
     return number
 
 
-def _forget_old(writer: sqlite3.Connection) -> None:
+def forget_old(writer: sqlite3.Connection) -> None:
+    """Forgets the oldest jobs beyond JOBS_KEPT, and sweeps without any; a part of a transaction."""
     writer.execute(
         """DELETE FROM jobs WHERE state NOT IN ('queued', 'running') AND number <= (
                SELECT number FROM jobs WHERE state NOT IN ('queued', 'running')
                ORDER BY number DESC LIMIT 1 OFFSET ?)""",
         (JOBS_KEPT,),
     )
+    writer.execute(
+        "DELETE FROM sweeps WHERE end_time IS NOT NULL AND NOT EXISTS (SELECT 1 FROM jobs WHERE sweep = sweeps.number)"
+    )
 
 
-def _job_of(row: sqlite3.Row) -> Job:
+def job_of(row: sqlite3.Row) -> Job:
+    """Gives the job of a row of the table."""
     asked = json.loads(row["request"])
     snapshot = None
     if row["snapshot_params"] is not None:
@@ -597,4 +615,5 @@ def _job_of(row: sqlite3.Row) -> Job:
         best_loss=row["best_loss"],
         best_version=row["best_version"],
         stopped_early=bool(row["stopped_early"]),
+        sweep=row["sweep"],
     )

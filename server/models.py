@@ -48,6 +48,7 @@ class Draft:
         job: The job that publishes them, or empty.
         iteration: Iterations it had done.
         loss: Of the last of these, or None.
+        only_newest: Whether the model's versions before it are forgotten, whatever the policy.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Draft:
     job: str = ""
     iteration: int = 0
     loss: float | None = None
+    only_newest: bool = False
 
     def contents(self) -> list[bytes]:
         """Gives the files to keep: that of the params, and that of the optimizer's state if it has any."""
@@ -259,7 +261,7 @@ class Models:
             f"INSERT INTO versions ({', '.join(row)}) VALUES ({', '.join(f':{key}' for key in row)})",  # noqa: S608
             row,
         )
-        kept = max(1, min(self._keep_versions, BYTES_KEPT // len(data)))
+        kept = 1 if draft.only_newest else max(1, min(self._keep_versions, BYTES_KEPT // len(data)))
         writer.execute(
             """DELETE FROM versions WHERE model = ? AND number <= ? AND (? = 0 OR number % ? != 0)
                AND number NOT IN (SELECT best_version FROM jobs WHERE jobs.model = ? AND state = 'running')""",

@@ -1,6 +1,6 @@
 """What a Train request comes to: presets, the model and the data set fill in what it leaves open."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from handgrad.core.config import Pixels, overridden, preset
@@ -10,6 +10,7 @@ from handgrad.core.operations.base import Layer
 from handgrad.server.datasets import Datasets, Summary
 from handgrad.server.jobs import JobRequest
 from handgrad.server.models import Models, Version
+from handgrad.server.sweeps import MAX_MEMBERS, Halving, SweepRequest
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,70 @@ class TrainSettings:
     overrides: dict[str, Any]
 
 
-def plan(settings: TrainSettings, models: Models, datasets: Datasets) -> JobRequest:
+@dataclass(frozen=True)
+class SweepSettings:
+    """What a caller asks for.
+
+    Attributes:
+        all: What all members have, and the model that the best becomes.
+        members: What each member has of its own.
+        halving: How hopeless members are stopped; None for not at all.
+    """
+
+    all: TrainSettings
+    members: tuple[TrainSettings, ...]
+    halving: Halving | None
+
+
+def plan_sweep(settings: SweepSettings, models: Models, datasets: Datasets) -> SweepRequest:
     """Fills in a caller's settings, and checks all of them but whether the model has another network.
+
+    Raises:
+        InvalidInputError: As for `plan`; the field begins with `members[i]`. Or there are too few or too many members.
+        NotFoundError: There is no such data set.
+    """
+    if not 1 <= len(settings.members) <= MAX_MEMBERS:
+        raise InvalidInputError("members", f"from 1 to {MAX_MEMBERS}; got {len(settings.members)}")
+    if settings.halving:
+        settings.halving.check()
+    made: dict[NetworkRequest | None, Network] = {}
+    requests: list[JobRequest] = []
+    for number, own in enumerate(settings.members):
+        asked = replace(
+            settings.all,
+            model="",
+            network=own.network or settings.all.network,
+            pixels=own.pixels or settings.all.pixels,
+            overrides=settings.all.overrides | own.overrides,
+        )
+        try:
+            requests.append(plan(asked, models, datasets, made))
+        except InvalidInputError as error:
+            # What the member did not say itself is wrong for all.
+            field = error.field if error.field in settings.all.overrides else f"members[{number}].{error.field}"
+            raise InvalidInputError(field, error.problem) from error
+    own_names = tuple(_own_names(own) for own in settings.members)
+    return SweepRequest(settings.all.model, settings.all.dataset, tuple(requests), own_names, settings.halving)
+
+
+def _own_names(own: TrainSettings) -> tuple[str, ...]:
+    network = ("network",) if own.network else ()
+    return (*network, *(("pixels",) if own.pixels else ()), *own.overrides)
+
+
+def plan(
+    settings: TrainSettings,
+    models: Models,
+    datasets: Datasets,
+    made: dict[NetworkRequest | None, Network] | None = None,
+) -> JobRequest:
+    """Fills in a caller's settings, and checks all of them but whether the model has another network.
+
+    Args:
+        settings: What the caller asks for.
+        models: The models.
+        datasets: The data sets.
+        made: Networks that were made of what was asked before, with the same preset and data set.
 
     Raises:
         InvalidInputError: A setting is out of its range, or the network does not fit the data set.
@@ -66,7 +129,10 @@ def plan(settings: TrainSettings, models: Models, datasets: Datasets) -> JobRequ
     newest = models.newest(settings.model)
     network = models.network(settings.model)
     if settings.network or not network:
-        network = _made(settings.network or NetworkRequest((), start.layers), data)
+        made = {} if made is None else made
+        if settings.network not in made:
+            made[settings.network] = _made(settings.network or NetworkRequest((), start.layers), data)
+        network = made[settings.network]
     check_fit(network, data.inputs, data.classes, settings.dataset)
     pixels = settings.pixels or (newest and newest.pixels) or start.config.pixels
     config = overridden(start.config, settings.overrides | {"pixels": pixels})

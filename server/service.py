@@ -29,10 +29,11 @@ from handgrad.server.interceptors import Encoded
 from handgrad.server.jobs import Caller, Job, Jobs, Progress
 from handgrad.server.models import Draft, Models, Version
 from handgrad.server.names import check_name
-from handgrad.server.planning import check_fit, chosen_network, plan
+from handgrad.server.planning import check_fit, chosen_network, plan, plan_sweep
+from handgrad.server.sweeps import Sweep, Sweeps
 from handgrad.server.uploads import CHUNK_BYTES, Uploads
 from handgrad.server.worker import Worker
-from handgrad.v1 import job_pb2
+from handgrad.v1 import job_pb2, sweep_pb2
 from handgrad.v1 import training_service_pb2 as pb
 from handgrad.v1.training_service_pb2_grpc import TrainingServiceServicer
 
@@ -43,6 +44,7 @@ LOSSES_PER_REPLY: Final = 150_000
 
 MAX_REQUEST_ID_BYTES: Final = 128
 SECONDS_BETWEEN_PROGRESS: Final = 0.1
+SECONDS_BETWEEN_STANDINGS: Final = 0.25
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -51,6 +53,7 @@ class State:
     """What the service serves."""
 
     jobs: Jobs
+    sweeps: Sweeps
     models: Models
     datasets: Datasets
     uploads: Uploads
@@ -95,7 +98,7 @@ class TrainingService(TrainingServiceServicer):
         size = convert.page_size_from_proto(request.page_size)
         jobs = self._state.jobs.page(
             size + 1,
-            convert.job_page_from_proto(request.page_token),
+            convert.number_page_from_proto(request.page_token),
             states=convert.states_from_proto(request.states),
             model=request.model and check_name(request.model, "model"),
             client=request.client and check_name(request.client, "client"),
@@ -109,6 +112,8 @@ class TrainingService(TrainingServiceServicer):
         """Asks a job to stop."""
         del context
         job = self._state.jobs.cancel(self._job(request.job), "cancelled by CancelJob")
+        # It may have been the last of a sweep.
+        self._state.worker.look()
         return pb.CancelJobResponse(job=self._job_to_proto(job))
 
     def WatchJob(self, request: pb.WatchJobRequest, context: grpc.ServicerContext) -> Iterator[pb.WatchJobResponse]:  # noqa: N802
@@ -135,6 +140,49 @@ class TrainingService(TrainingServiceServicer):
             losses=losses.tolist(),
             epochs=[convert.epoch_to_proto(epoch) for epoch in self._state.jobs.epochs(job)],
         )
+
+    def TrainSweep(  # noqa: N802
+        self, request: pb.TrainSweepRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.TrainSweepResponse]:
+        """Starts a sweep and streams how it stands."""
+        state = self._state
+        with self._stream():
+            asked = plan_sweep(convert.sweep_from_proto(request), state.models, state.datasets)
+            sweep = state.worker.submit_sweep(asked, _caller(request, context))
+            for message in self._standings(sweep.name, context):
+                yield pb.TrainSweepResponse(sweep=message)
+
+    def WatchSweep(  # noqa: N802
+        self, request: pb.WatchSweepRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchSweepResponse]:
+        """Streams how a sweep stands."""
+        name = self._sweep(request.sweep).name
+        with self._stream():
+            for message in self._standings(name, context):
+                yield pb.WatchSweepResponse(sweep=message)
+
+    def GetSweep(self, request: pb.GetSweepRequest, context: grpc.ServicerContext) -> pb.GetSweepResponse:  # noqa: N802
+        """Gives a sweep."""
+        del context
+        return pb.GetSweepResponse(sweep=self._sweep_to_proto(self._sweep(request.sweep)))
+
+    def ListSweeps(self, request: pb.ListSweepsRequest, context: grpc.ServicerContext) -> pb.ListSweepsResponse:  # noqa: N802
+        """Lists sweeps."""
+        del context
+        size = convert.page_size_from_proto(request.page_size)
+        sweeps = self._state.sweeps.page(size + 1, convert.number_page_from_proto(request.page_token))
+        return pb.ListSweepsResponse(
+            sweeps=[self._sweep_to_proto(sweep) for sweep in sweeps[:size]],
+            next_page_token=str(sweeps[size - 1].number) if len(sweeps) > size else "",
+        )
+
+    def CancelSweep(self, request: pb.CancelSweepRequest, context: grpc.ServicerContext) -> pb.CancelSweepResponse:  # noqa: N802
+        """Asks a sweep's members to stop."""
+        del context
+        sweep = self._sweep(request.sweep)
+        self._state.sweeps.cancel(sweep, "cancelled by CancelSweep")
+        self._state.worker.look()
+        return pb.CancelSweepResponse(sweep=self._sweep_to_proto(self._sweep(sweep.name)))
 
     def GetParams(  # type: ignore[override]  # noqa: N802 - encoded once for all callers
         self, request: pb.GetParamsRequest, context: grpc.ServicerContext
@@ -422,6 +470,31 @@ class TrainingService(TrainingServiceServicer):
     def _job_to_proto(self, job: Job) -> job_pb2.Job:
         return convert.job_to_proto(job, self._state.jobs.iteration(job))
 
+    def _sweep(self, name: str) -> Sweep:
+        return self._state.sweeps.get(check_name(name, "sweep"))
+
+    def _sweep_to_proto(self, sweep: Sweep) -> sweep_pb2.Sweep:
+        return convert.sweep_to_proto(sweep, self._state.jobs.iteration)
+
+    def _standings(self, name: str, context: grpc.ServicerContext) -> Iterator[sweep_pb2.Sweep]:
+        """Tells how a sweep stands, whenever that changed, until it has ended."""
+        jobs = self._state.jobs
+        told: sweep_pb2.Sweep | None = None
+        while context.is_active():
+            with jobs.changed:
+                seen = jobs.turn
+            message = self._sweep_to_proto(self._state.sweeps.get(name))
+            if message != told:
+                told = message
+                yield message
+            if message.HasField("end_time"):
+                return
+            if self._state.worker.stopping:
+                raise StoppingError("the server is stopping; the sweep goes on when it has started again")
+            # Not more often: all members are told of each time.
+            time.sleep(SECONDS_BETWEEN_STANDINGS)
+            jobs.wait(seen, SECONDS_BETWEEN_STANDINGS)
+
     def _version(
         self,
         request: pb.GetParamsRequest
@@ -475,7 +548,7 @@ class TrainingService(TrainingServiceServicer):
             self._state.streams.release()
 
 
-def _caller(request: pb.TrainRequest, context: grpc.ServicerContext) -> Caller:
+def _caller(request: pb.TrainRequest | pb.TrainSweepRequest, context: grpc.ServicerContext) -> Caller:
     if len(request.request_id.encode()) > MAX_REQUEST_ID_BYTES:
         raise InvalidInputError("request_id", f"at most {MAX_REQUEST_ID_BYTES} bytes")
     client = request.client and check_name(request.client, "client")
@@ -484,7 +557,7 @@ def _caller(request: pb.TrainRequest, context: grpc.ServicerContext) -> Caller:
         auth.caller.get() or client or address(context.peer()),
         request.request_id,
         fingerprint,
-        request.cancel_on_disconnect,
+        isinstance(request, pb.TrainRequest) and request.cancel_on_disconnect,
     )
 
 

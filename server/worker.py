@@ -1,13 +1,16 @@
 """The one thread that owns the device: it runs the jobs in turn, and small calls between a job's chunks."""
 
 import logging
+import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +35,15 @@ from handgrad.server.jobs import Caller, Epoch, Job, JobRequest, Jobs, JobState,
 from handgrad.server.journal import Entry, Journal
 from handgrad.server.models import Draft, Models, OptimizerState, Version, read_params
 from handgrad.server.storage import Storage
+from handgrad.server.sweeps import Sweep, SweepRequest, Sweeps
 
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_TRIES = 0.5
+SECONDS_BETWEEN_CALLS = 0.02
+LANES: Final = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Members of a sweep that run at once: one on each core."""
+
 
 T = TypeVar("T")
 
@@ -51,6 +59,7 @@ class Worker:
         self,
         storage: Storage,
         jobs: Jobs,
+        sweeps: Sweeps,
         models: Models,
         datasets: Datasets,
         *,
@@ -64,6 +73,7 @@ class Worker:
         Args:
             storage: Where snapshots are.
             jobs: The jobs.
+            sweeps: The sweeps, whose members are jobs.
             models: Their models.
             datasets: Their data sets.
             snapshot_seconds: From one snapshot of a running job to the next; publications are snapshots too.
@@ -73,6 +83,7 @@ class Worker:
         """
         self._storage = storage
         self._jobs = jobs
+        self._sweeps = sweeps
         self._models = models
         self._datasets = datasets
         self._snapshot_seconds = snapshot_seconds
@@ -81,6 +92,7 @@ class Worker:
         self._journal = Journal(storage, jobs, models, storage_failed)
         self._wake = threading.Condition()
         self._look = True
+        self._paused: set[str] = set()
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
@@ -114,10 +126,26 @@ class Worker:
         if self._stopping:
             raise StoppingError("the server is stopping")
         job, _ = self._jobs.submit(request, caller)
+        self.look()
+        return job
+
+    def submit_sweep(self, request: SweepRequest, caller: Caller) -> Sweep:
+        """Puts a sweep in the queue; see `Sweeps.submit`.
+
+        Raises:
+            StoppingError: The server is stopping.
+        """
+        if self._stopping:
+            raise StoppingError("the server is stopping")
+        sweep = self._sweeps.submit(request, caller)
+        self.look()
+        return sweep
+
+    def look(self) -> None:
+        """Looks whether there is something to do, should it be idle."""
         with self._wake:
             self._look = True
             self._wake.notify()
-        return job
 
     def call(self, function: Callable[[], T]) -> T:
         """Runs a function on the device's thread, and gives what it returns or raises."""
@@ -147,8 +175,15 @@ class Worker:
                     self._look = True
 
     def _run_jobs(self) -> None:
-        while not self._stopping and (job := self._jobs.next()):
-            self._run_job(job)
+        while not self._stopping:
+            self._sweeps.finish_those_over()
+            job = self._jobs.next()
+            if job is None:
+                return
+            if job.sweep is None:
+                self._run_job(job)
+            else:
+                self._run_sweep(job.sweep)
             # The next job's turn depends on what this one has written.
             self._journal.flush(self._run_calls)
             self._run_calls()
@@ -156,13 +191,50 @@ class Worker:
     def _run_calls(self) -> None:
         # Those that wait now, not those that come meanwhile: a crowd of callers slows training, but cannot stop it.
         for _ in range(self._calls.qsize()):
-            function, future = self._calls.get()
+            try:
+                function, future = self._calls.get_nowait()
+            except queue.Empty:
+                # Another thread of a sweep's took it.
+                return
             try:
                 future.set_result(function())
             except Exception as error:  # noqa: BLE001 - it is the caller's
                 future.set_exception(error)
 
-    def _run_job(self, job: Job) -> None:
+    def _run_sweep(self, number: int) -> None:
+        """Runs a sweep's members, from one halving to the next; returns when they have ended, or the server stops."""
+        with self._storage.database.transaction() as writer:
+            writer.execute("UPDATE sweeps SET state = 'running' WHERE number = ?", (number,))
+        for epochs in self._sweeps.pauses(number):
+            self._run_members(self._sweeps.waiting(number, epochs), epochs)
+            self._journal.flush(self._run_calls)
+            if self._stopping:
+                return
+            if epochs:
+                self._sweeps.halve(number, epochs)
+
+    def _run_members(self, members: Sequence[Job], epochs: int) -> None:
+        """Runs jobs, one on each core at a time, until they end or have done so many epochs; 0 for all.
+
+        Each goes through the same compiled loop as a job alone, to the same bits. Small products leave most of a second
+        core idle: so each network took 0.7 times as long as alone on two cores, and 0.8 to 1.2 in one vmapped loop.
+        """
+        waiting = deque(members)
+
+        def lane() -> None:
+            while waiting and not self._stopping:
+                with suppress(IndexError):
+                    self._run_job(waiting.popleft(), epochs)
+
+        with ThreadPoolExecutor(LANES, thread_name_prefix="lane") as pool:
+            lanes = [pool.submit(lane) for _ in range(min(LANES, len(members)))]
+            while wait(lanes, SECONDS_BETWEEN_CALLS).not_done:
+                self._run_calls()
+        for ended in lanes:
+            ended.result()
+
+    def _run_job(self, job: Job, epochs: int = 0) -> None:
+        """Runs a job until it ends, or has done so many epochs; 0 for all."""
         live = Live(job)
         # Before it runs, so that whoever asks it to stop finds it.
         self._jobs.live[job.name] = live
@@ -172,7 +244,8 @@ class Worker:
             job.request.continue_optimizer and newest and newest.optimizer and newest.optimizer_name == optimizer.name
         )
         with self._storage.database.transaction() as writer:
-            begun = history.begin(writer, job.name, continued=continued)
+            begun = history.begin(writer, job.name, continued=continued, paused=job.name in self._paused)
+        self._paused.discard(job.name)
         self._jobs.notify()
         if begun is None:
             del self._jobs.live[job.name]
@@ -180,7 +253,7 @@ class Worker:
         run = Run(begun, live)
         log.info("%s runs from iteration %d: %s, %s", job.name, begun.iteration, job.request, job.client)
         try:
-            end = self._train(run)
+            end = self._train(run, epochs)
         except ServiceError as error:
             log.exception("%s failed", job.name)
             end = JobState.FAILED, str(error)
@@ -194,8 +267,8 @@ class Worker:
             self._journal.put(entry, self._run_calls)
             log.info("%s %s after %d iterations. %s", job.name, end[0].value, live.iteration, end[1])
 
-    def _train(self, run: "Run") -> tuple[JobState, str] | None:  # noqa: C901 - what may happen after a chunk, in order
-        """Runs a job; gives the state it ends in and why, or None where it is to be taken up by the next start."""
+    def _train(self, run: "Run", epochs: int) -> tuple[JobState, str] | None:  # noqa: C901 - what may happen after a chunk, in order
+        """Runs a job; gives the state it ends in and why, or None where it is to be taken up again."""
         job, live = run.job, run.live
         request, config = job.request, job.request.config
         state, position, key = self._begin(run)
@@ -234,7 +307,9 @@ class Worker:
                     return JobState.CANCELLED, live.stop
                 if epoch and self._is_over(run, epoch.epoch):
                     return JobState.SUCCEEDED, ""
-                if self._stopping:
+                if paused := epoch is not None and epoch.epoch == epochs:
+                    self._paused.add(job.name)
+                if paused or self._stopping:
                     return None
         return JobState.SUCCEEDED, ""
 
@@ -352,7 +427,8 @@ class Run:
         network = request.network
         kept = OptimizerState(self.recipe.optimizer.name, opt_state_to_named_arrays(network, state.opt_state))
         arrays = to_named_arrays(network, state.params, state.statistics)
-        return Draft(request.model, arrays, kept, request.config.pixels, self.job.name, iteration, loss)
+        only_newest = self.job.sweep is not None
+        return Draft(request.model, arrays, kept, request.config.pixels, self.job.name, iteration, loss, only_newest)
 
     def entry(
         self,

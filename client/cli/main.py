@@ -14,6 +14,7 @@ from handgrad.client.cli.networks import describe, verify
 from handgrad.client.cli.params import load, params, save
 from handgrad.client.cli.predict import predict
 from handgrad.client.cli.serve import serve
+from handgrad.client.cli.sweep import sweep, sweeps
 from handgrad.client.cli.train import train
 from handgrad.client.errors import HandgradError, InvalidArgumentError
 
@@ -32,6 +33,7 @@ def cli() -> None:
 
 COMMANDS = (
     *(train, jobs, watch, cancel, loss),
+    *(sweep, sweeps),
     *(params, save, load, models, checkpoints),
     *(predict, evaluate),
     *(datasets, upload),

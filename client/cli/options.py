@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from handgrad.client.client import Client, connect
 from handgrad.client.errors import InvalidArgumentError
@@ -12,6 +13,7 @@ from handgrad.client.params import check_ending
 from handgrad.client.plot import check_plot
 
 SERVER_VARIABLE = "HANDGRAD_SERVER"
+MAX_VALUES = 1024
 
 server = click.option(
     "--server",
@@ -58,9 +60,18 @@ _SETTINGS: tuple[tuple[str, Any, str], ...] = (
 
 def settings(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the settings of a run, each with the preset's value where it is not given."""
+    return _with_settings(command, lambda kind: kind, "")
+
+
+def settings_of_many(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the settings of a sweep, each with as many values as are given."""
+    return _with_settings(command, Values, ",...")
+
+
+def _with_settings(command: Callable[..., Any], of: Callable[[type[Any]], Any], more: str) -> Callable[..., Any]:
     for name, kind, told in reversed(_SETTINGS):
-        metavar = {int: "N", float: "X", str: "NAME"}[kind]
-        command = click.option(name, type=kind, metavar=metavar, help=told)(command)
+        metavar = {int: "N", float: "X", str: "NAME"}[kind] + more
+        command = click.option(name, type=of(kind), metavar=metavar, help=told)(command)
     command = click.option("--flip/--no-flip", default=None, help="Mirror half of the images.")(command)
     told = "Publish the params of the epoch with the smallest validation loss last."
     return click.option("--keep-best/--no-keep-best", default=None, help=told)(command)
@@ -90,6 +101,64 @@ class OutputFile(click.ParamType[Path]):
         if path.is_dir():
             self.fail(f"{path} is a folder", param, ctx)
         return path
+
+
+class Values(click.ParamType[tuple[Any, ...]]):
+    """Values of a setting: "0.1", "0.1,0.2", "1..8" for all whole numbers, "0.001..0.1:log:16", "0..1:linear:5"."""
+
+    name = "values"
+
+    def __init__(self, kind: type[Any]) -> None:
+        """Takes what each value is."""
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """Gives the values, or fails."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(found for part in str(value).split(",") for found in self._values(part))
+        except (ValueError, OverflowError):
+            ranges = "" if self._kind is str else ", FIRST..LAST:log:COUNT, FIRST..LAST:linear:COUNT"
+            ranges += ", FIRST..LAST" if self._kind is int else ""
+            self.fail(f"values with commas between them{ranges}; got {value!r}", param, ctx)
+
+    def _values(self, part: str) -> list[Any]:
+        first, dots, rest = part.partition("..")
+        if not dots or self._kind is str:
+            return [self._kind(part)]
+        last, _, spacing = rest.partition(":")
+        if not spacing and self._kind is int:
+            found = list(range(int(first), int(last) + 1))
+        else:
+            kind, _, count = spacing.partition(":")
+            if kind not in ("log", "linear") or not 2 <= int(count) <= MAX_VALUES:
+                raise ValueError(spacing)
+            space = np.geomspace if kind == "log" else np.linspace
+            drawn = space(float(first), float(last), int(count)).tolist()
+            # Twelve digits, so that 0.01 is 0.01 wherever it stands.
+            found = [self._kind(round(x) if self._kind is int else float(f"{x:.12g}")) for x in drawn]
+        if not found or len(found) > MAX_VALUES:
+            raise ValueError(part)
+        return found
+
+
+class Networks(click.ParamType[tuple[tuple[int, ...], ...]]):
+    """Hidden layers of several networks: "50,100" for two of one layer each, "300x100" for one of two, "none"."""
+
+    name = "networks"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Gives the widths of each, or fails."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            parts = str(value).split(",")
+            return tuple(() if part == "none" else tuple(int(width) for width in part.split("x")) for part in parts)
+        except ValueError:
+            self.fail(
+                f"widths with commas between networks, such as 50,100,300x100, or none; got {value!r}", param, ctx
+            )
 
 
 class Widths(click.ParamType[tuple[int, ...]]):

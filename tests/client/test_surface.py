@@ -52,6 +52,7 @@ def test_the_exported_names() -> None:
         "DeadlineError",
         "Evaluation",
         "ExhaustedError",
+        "Halving",
         "HandgradError",
         "InvalidArgumentError",
         "Job",
@@ -64,10 +65,13 @@ def test_the_exported_names() -> None:
         "PreconditionError",
         "Prediction",
         "ServerError",
+        "Sweep",
+        "SweepError",
         "UnauthenticatedError",
         "UnavailableError",
         "__version__",
         "connect",
+        "grid",
     ]
     assert all(hasattr(handgrad, name) for name in handgrad.__all__)
 

@@ -20,10 +20,10 @@ def test_the_losses_of_the_longest_job_fit(server: Server, hg: handgrad.Client) 
     losses = np.linspace(2, 1, 10 * MAX_EPOCHS, dtype=np.float32)
     jobs = server._worker._jobs
     with jobs._database.transaction() as writer:
-        number = jobs_module._insert(
+        number = jobs_module.insert(
             writer, JobRequest("mine", "tiny", fully_connected(12, (), 3), config, 100), "mine", Caller("somebody")
         )
-        job = jobs_module._job_of(writer.execute("SELECT * FROM jobs WHERE number = ?", (number,)).fetchone())
+        job = jobs_module.job_of(writer.execute("SELECT * FROM jobs WHERE number = ?", (number,)).fetchone())
         jobs_module.advance(writer, job, len(losses), losses)
         for epoch in range(1, MAX_EPOCHS + 1):
             jobs_module.epoch_ended(writer, job, Epoch(epoch, 1.5, 0.01, 1.25, 0.5))

@@ -17,6 +17,7 @@ from handgrad.server.errors import ExhaustedError, StoppingError
 from handgrad.server.jobs import Caller, Job, JobRequest, Jobs, JobState
 from handgrad.server.models import Models
 from handgrad.server.storage import Storage
+from handgrad.server.sweeps import Sweeps
 from handgrad.server.worker import Worker
 
 NETWORK = fully_connected(784, (), 10)
@@ -53,7 +54,7 @@ def start(folder: Path, max_queued: int = 256) -> Parts:
     storage = Storage(folder, 2**30)
     models = Models(storage, keep_versions=32, keep_every=0)
     jobs = Jobs(storage, models, max_queued=max_queued)
-    worker = Worker(storage, jobs, models, Datasets(storage), snapshot_seconds=5)
+    worker = Worker(storage, jobs, Sweeps(storage, jobs, models), models, Datasets(storage), snapshot_seconds=5)
     worker.start()
     return Parts(storage, jobs, models, worker)
 

@@ -74,6 +74,31 @@ class TrainingServiceStub:
                 request_serializer=handgrad_dot_v1_dot_training__service__pb2.GetLossRequest.SerializeToString,
                 response_deserializer=handgrad_dot_v1_dot_training__service__pb2.GetLossResponse.FromString,
                 _registered_method=True)
+        self.TrainSweep = channel.unary_stream(
+                '/handgrad.v1.TrainingService/TrainSweep',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.TrainSweepRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.TrainSweepResponse.FromString,
+                _registered_method=True)
+        self.WatchSweep = channel.unary_stream(
+                '/handgrad.v1.TrainingService/WatchSweep',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.WatchSweepRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.WatchSweepResponse.FromString,
+                _registered_method=True)
+        self.GetSweep = channel.unary_unary(
+                '/handgrad.v1.TrainingService/GetSweep',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.GetSweepRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.GetSweepResponse.FromString,
+                _registered_method=True)
+        self.ListSweeps = channel.unary_unary(
+                '/handgrad.v1.TrainingService/ListSweeps',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.ListSweepsRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.ListSweepsResponse.FromString,
+                _registered_method=True)
+        self.CancelSweep = channel.unary_unary(
+                '/handgrad.v1.TrainingService/CancelSweep',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.CancelSweepRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.CancelSweepResponse.FromString,
+                _registered_method=True)
         self.GetParams = channel.unary_unary(
                 '/handgrad.v1.TrainingService/GetParams',
                 request_serializer=handgrad_dot_v1_dot_training__service__pb2.GetParamsRequest.SerializeToString,
@@ -237,6 +262,47 @@ class TrainingServiceServicer:
         """Gives the losses of a job's iterations, for any range, and the epochs' means. After a crash the iterations since the
         last snapshot are trained again, to the same losses.
         NOT_FOUND: there is no such job. INVALID_ARGUMENT: the range is negative.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TrainSweep(self, request, context):
+        """Trains many networks and streams how they stand until the last has ended. Each is a job on a model of its own; the
+        best becomes a version of the sweep's model. The sweep goes on when the caller goes away, and may be repeated with a
+        request id, as Train. A member's params are, bit for bit, those of the same network trained alone.
+        INVALID_ARGUMENT: a setting is out of its range; the field begins with `members[i]` where it is a member's.
+        NOT_FOUND: there is no such data set. ALREADY_EXISTS: the request id was used for another request.
+        FAILED_PRECONDITION: the model has another network. RESOURCE_EXHAUSTED: the queue is full.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchSweep(self, request, context):
+        """Streams how a sweep stands, first as it is and then whenever that changed, until it ends.
+        NOT_FOUND: there is no such sweep.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSweep(self, request, context):
+        """Gives a sweep as it stands. NOT_FOUND: there is no such sweep.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSweeps(self, request, context):
+        """Lists sweeps, the newest first, without their members. INVALID_ARGUMENT: the page token is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelSweep(self, request, context):
+        """Ends all members of a sweep, as CancelJob ends one. NOT_FOUND: there is no such sweep.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -439,6 +505,31 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.GetLoss,
                     request_deserializer=handgrad_dot_v1_dot_training__service__pb2.GetLossRequest.FromString,
                     response_serializer=handgrad_dot_v1_dot_training__service__pb2.GetLossResponse.SerializeToString,
+            ),
+            'TrainSweep': grpc.unary_stream_rpc_method_handler(
+                    servicer.TrainSweep,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.TrainSweepRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.TrainSweepResponse.SerializeToString,
+            ),
+            'WatchSweep': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchSweep,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.WatchSweepRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.WatchSweepResponse.SerializeToString,
+            ),
+            'GetSweep': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSweep,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.GetSweepRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.GetSweepResponse.SerializeToString,
+            ),
+            'ListSweeps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSweeps,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.ListSweepsRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.ListSweepsResponse.SerializeToString,
+            ),
+            'CancelSweep': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelSweep,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.CancelSweepRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.CancelSweepResponse.SerializeToString,
             ),
             'GetParams': grpc.unary_unary_rpc_method_handler(
                     servicer.GetParams,
@@ -713,6 +804,141 @@ class TrainingService:
             '/handgrad.v1.TrainingService/GetLoss',
             handgrad_dot_v1_dot_training__service__pb2.GetLossRequest.SerializeToString,
             handgrad_dot_v1_dot_training__service__pb2.GetLossResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TrainSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/TrainSweep',
+            handgrad_dot_v1_dot_training__service__pb2.TrainSweepRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.TrainSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/WatchSweep',
+            handgrad_dot_v1_dot_training__service__pb2.WatchSweepRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.WatchSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/GetSweep',
+            handgrad_dot_v1_dot_training__service__pb2.GetSweepRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.GetSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSweeps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/ListSweeps',
+            handgrad_dot_v1_dot_training__service__pb2.ListSweepsRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.ListSweepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/CancelSweep',
+            handgrad_dot_v1_dot_training__service__pb2.CancelSweepRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.CancelSweepResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -70,6 +70,24 @@ class TrainingServiceStub:
     last snapshot are trained again, to the same losses.
     NOT_FOUND: there is no such job. INVALID_ARGUMENT: the range is negative.
     """
+    TrainSweep: _grpc.UnaryStreamMultiCallable[_training_service_pb2.TrainSweepRequest, _training_service_pb2.TrainSweepResponse]
+    """Trains many networks and streams how they stand until the last has ended. Each is a job on a model of its own; the
+    best becomes a version of the sweep's model. The sweep goes on when the caller goes away, and may be repeated with a
+    request id, as Train. A member's params are, bit for bit, those of the same network trained alone.
+    INVALID_ARGUMENT: a setting is out of its range; the field begins with `members[i]` where it is a member's.
+    NOT_FOUND: there is no such data set. ALREADY_EXISTS: the request id was used for another request.
+    FAILED_PRECONDITION: the model has another network. RESOURCE_EXHAUSTED: the queue is full.
+    """
+    WatchSweep: _grpc.UnaryStreamMultiCallable[_training_service_pb2.WatchSweepRequest, _training_service_pb2.WatchSweepResponse]
+    """Streams how a sweep stands, first as it is and then whenever that changed, until it ends.
+    NOT_FOUND: there is no such sweep.
+    """
+    GetSweep: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.GetSweepRequest, _training_service_pb2.GetSweepResponse]
+    """Gives a sweep as it stands. NOT_FOUND: there is no such sweep."""
+    ListSweeps: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ListSweepsRequest, _training_service_pb2.ListSweepsResponse]
+    """Lists sweeps, the newest first, without their members. INVALID_ARGUMENT: the page token is none."""
+    CancelSweep: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.CancelSweepRequest, _training_service_pb2.CancelSweepResponse]
+    """Ends all members of a sweep, as CancelJob ends one. NOT_FOUND: there is no such sweep."""
     GetParams: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.GetParamsRequest, _training_service_pb2.GetParamsResponse]
     """Gives one version of a model's params. Never waits for training. Over 3 MiB, the tensors come without data and
     `inlined` is false: fetch the data of that version with StreamParams.
@@ -193,6 +211,24 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     last snapshot are trained again, to the same losses.
     NOT_FOUND: there is no such job. INVALID_ARGUMENT: the range is negative.
     """
+    TrainSweep: _aio.UnaryStreamMultiCallable[_training_service_pb2.TrainSweepRequest, _training_service_pb2.TrainSweepResponse]  # type: ignore[assignment]
+    """Trains many networks and streams how they stand until the last has ended. Each is a job on a model of its own; the
+    best becomes a version of the sweep's model. The sweep goes on when the caller goes away, and may be repeated with a
+    request id, as Train. A member's params are, bit for bit, those of the same network trained alone.
+    INVALID_ARGUMENT: a setting is out of its range; the field begins with `members[i]` where it is a member's.
+    NOT_FOUND: there is no such data set. ALREADY_EXISTS: the request id was used for another request.
+    FAILED_PRECONDITION: the model has another network. RESOURCE_EXHAUSTED: the queue is full.
+    """
+    WatchSweep: _aio.UnaryStreamMultiCallable[_training_service_pb2.WatchSweepRequest, _training_service_pb2.WatchSweepResponse]  # type: ignore[assignment]
+    """Streams how a sweep stands, first as it is and then whenever that changed, until it ends.
+    NOT_FOUND: there is no such sweep.
+    """
+    GetSweep: _aio.UnaryUnaryMultiCallable[_training_service_pb2.GetSweepRequest, _training_service_pb2.GetSweepResponse]  # type: ignore[assignment]
+    """Gives a sweep as it stands. NOT_FOUND: there is no such sweep."""
+    ListSweeps: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ListSweepsRequest, _training_service_pb2.ListSweepsResponse]  # type: ignore[assignment]
+    """Lists sweeps, the newest first, without their members. INVALID_ARGUMENT: the page token is none."""
+    CancelSweep: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CancelSweepRequest, _training_service_pb2.CancelSweepResponse]  # type: ignore[assignment]
+    """Ends all members of a sweep, as CancelJob ends one. NOT_FOUND: there is no such sweep."""
     GetParams: _aio.UnaryUnaryMultiCallable[_training_service_pb2.GetParamsRequest, _training_service_pb2.GetParamsResponse]  # type: ignore[assignment]
     """Gives one version of a model's params. Never waits for training. Over 3 MiB, the tensors come without data and
     `inlined` is false: fetch the data of that version with StreamParams.
@@ -349,6 +385,54 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         last snapshot are trained again, to the same losses.
         NOT_FOUND: there is no such job. INVALID_ARGUMENT: the range is negative.
         """
+
+    @_abc_1.abstractmethod
+    def TrainSweep(
+        self,
+        request: _training_service_pb2.TrainSweepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_training_service_pb2.TrainSweepResponse], _abc.AsyncIterator[_training_service_pb2.TrainSweepResponse]]:
+        """Trains many networks and streams how they stand until the last has ended. Each is a job on a model of its own; the
+        best becomes a version of the sweep's model. The sweep goes on when the caller goes away, and may be repeated with a
+        request id, as Train. A member's params are, bit for bit, those of the same network trained alone.
+        INVALID_ARGUMENT: a setting is out of its range; the field begins with `members[i]` where it is a member's.
+        NOT_FOUND: there is no such data set. ALREADY_EXISTS: the request id was used for another request.
+        FAILED_PRECONDITION: the model has another network. RESOURCE_EXHAUSTED: the queue is full.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchSweep(
+        self,
+        request: _training_service_pb2.WatchSweepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_training_service_pb2.WatchSweepResponse], _abc.AsyncIterator[_training_service_pb2.WatchSweepResponse]]:
+        """Streams how a sweep stands, first as it is and then whenever that changed, until it ends.
+        NOT_FOUND: there is no such sweep.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSweep(
+        self,
+        request: _training_service_pb2.GetSweepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.GetSweepResponse, _abc.Awaitable[_training_service_pb2.GetSweepResponse]]:
+        """Gives a sweep as it stands. NOT_FOUND: there is no such sweep."""
+
+    @_abc_1.abstractmethod
+    def ListSweeps(
+        self,
+        request: _training_service_pb2.ListSweepsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.ListSweepsResponse, _abc.Awaitable[_training_service_pb2.ListSweepsResponse]]:
+        """Lists sweeps, the newest first, without their members. INVALID_ARGUMENT: the page token is none."""
+
+    @_abc_1.abstractmethod
+    def CancelSweep(
+        self,
+        request: _training_service_pb2.CancelSweepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.CancelSweepResponse, _abc.Awaitable[_training_service_pb2.CancelSweepResponse]]:
+        """Ends all members of a sweep, as CancelJob ends one. NOT_FOUND: there is no such sweep."""
 
     @_abc_1.abstractmethod
     def GetParams(

@@ -1,0 +1,347 @@
+"""Sweeps: many jobs in one call, each on a model of its own; the best becomes a version of the sweep's model."""
+
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from handgrad.core.errors import InvalidInputError
+from handgrad.core.parameter_files import read_arrays
+from handgrad.server.errors import AlreadyExistsError, NotFoundError, PreconditionError, ServiceError
+from handgrad.server.jobs import Caller, Epoch, Job, JobRequest, Jobs, JobState, end, forget_old, insert, job_of
+from handgrad.server.models import Draft, Models, OptimizerState, data_of
+from handgrad.server.storage import Storage
+
+MAX_MEMBERS: Final = 1024
+MAX_EPOCHS: Final = 100_000
+MAX_FACTOR: Final = 1024
+
+
+@dataclass(frozen=True)
+class Halving:
+    """When members are stopped: after `first_epochs`, and at each `factor` times as many; one in `factor` goes on."""
+
+    first_epochs: int
+    factor: int
+
+    def check(self) -> None:
+        """Raises InvalidInputError where a number is out of its range."""
+        if not 1 <= self.first_epochs <= MAX_EPOCHS:
+            raise InvalidInputError("halving.first_epochs", f"from 1 to {MAX_EPOCHS}; got {self.first_epochs}")
+        if not 2 <= self.factor <= MAX_FACTOR:
+            raise InvalidInputError("halving.factor", f"from 2 to {MAX_FACTOR}; got {self.factor}")
+
+    def pauses(self, epochs: int) -> list[int]:
+        """Gives the numbers of epochs after which members are stopped, of jobs with so many."""
+        pauses = []
+        at = self.first_epochs
+        while at < epochs:
+            pauses.append(at)
+            at *= self.factor
+        return pauses
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """What was asked, with every default filled in.
+
+    Attributes:
+        model: Name of the model that the best becomes; empty for one named as the sweep.
+        dataset: Name of the data set.
+        members: What each member trains; their models are not named yet.
+        own: The names of the settings that each member has of its own.
+        halving: How hopeless members are stopped; None for not at all.
+    """
+
+    model: str
+    dataset: str
+    members: tuple[JobRequest, ...]
+    own: tuple[tuple[str, ...], ...]
+    halving: Halving | None
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member at one moment: its job, the names of its own settings, its newest epoch, its rank (0 for none)."""
+
+    job: Job
+    own: tuple[str, ...]
+    epoch: Epoch | None
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep at one moment.
+
+    Attributes:
+        number: 1, 2, 3, ... in the order of submission.
+        name: Its name.
+        model: As in SweepRequest.
+        version: That was published of it; 0 for none yet.
+        dataset: As in SweepRequest.
+        client: Who asked.
+        state: Where it stands.
+        error: Why it has no best member.
+        create_time: Seconds since 1970.
+        end_time: When it ended.
+        halving: As in SweepRequest.
+        halved_epochs: Epochs of the newest halving; 0 for none.
+        members: In the order in which they were asked for; empty in a list of sweeps.
+    """
+
+    number: int
+    name: str
+    model: str
+    version: int
+    dataset: str
+    client: str
+    state: JobState
+    error: str
+    create_time: float
+    end_time: float | None
+    halving: Halving | None
+    halved_epochs: int
+    members: tuple[Member, ...] = ()
+
+    @property
+    def by_validation(self) -> bool:
+        """Whether members are ranked by the loss of their validation images."""
+        return all(member.job.request.config.validation_images for member in self.members)
+
+
+class Sweeps:
+    """The sweeps of a server. Every method may be called by any thread."""
+
+    def __init__(self, storage: Storage, jobs: Jobs, models: Models) -> None:
+        """Takes where they are kept, and the jobs and models that their members are."""
+        self._storage = storage
+        self._database = storage.database
+        self._jobs = jobs
+        self._models = models
+
+    def submit(self, request: SweepRequest, caller: Caller) -> Sweep:
+        """Puts a sweep in the queue, and makes its members' models; all of it is on disk then.
+
+        Raises:
+            AlreadyExistsError: The request id was used for another request.
+            ExhaustedError: The queue is full.
+            PreconditionError: The model has another network than a member.
+        """
+        held = self._models.network(request.model)
+        if held and any(member.network != held for member in request.members):
+            raise PreconditionError(f"model {request.model} has another network than a member; choose another name")
+        asked = {"own": request.own, "halving": asdict(request.halving) if request.halving else None}
+        reserved: list[str] = []
+        try:
+            with self._database.transaction() as writer:
+                if caller.request_id and (known := _repeated(writer, caller)):
+                    return self.get(known)
+                self._jobs.check_room(writer)
+                number = writer.execute(
+                    """INSERT INTO sweeps
+                           (name, model, dataset, asked, client, request_id, fingerprint, state, create_time)
+                       VALUES ('', '', ?, ?, ?, ?, ?, 'queued', ?)""",
+                    (
+                        *(request.dataset, json.dumps(asked), caller.client, caller.request_id, caller.fingerprint),
+                        time.time(),
+                    ),
+                ).lastrowid
+                name = f"sweep-{number}"
+                writer.execute(
+                    "UPDATE sweeps SET name = ?, model = ? WHERE number = ?", (name, request.model or name, number)
+                )
+                for index, member in enumerate(request.members, start=1):
+                    reserved.append(self._models.reserve(writer, f"{name}.{index}", member.network))
+                    insert(writer, member, reserved[-1], Caller(caller.client), number)
+                forget_old(writer)
+        except BaseException:
+            for model in reserved:
+                self._models.forget(model)
+            raise
+        self._jobs.notify()
+        return self.get(name)
+
+    def get(self, name: str) -> Sweep:
+        """Gives a sweep as it was last committed, its members ranked, or raises NotFoundError."""
+        rows = self._database.read("SELECT * FROM sweeps WHERE name = ?", name)
+        if not rows:
+            raise NotFoundError(f"there is no sweep {name!r}")
+        return self._with_members(rows[0])
+
+    def page(self, size: int, before: int) -> list[Sweep]:
+        """Gives sweeps without members, the newest first, at most `size`, with a number below `before`."""
+        rows = self._database.read("SELECT * FROM sweeps WHERE number < ? ORDER BY number DESC LIMIT ?", before, size)
+        return [_sweep_of(row) for row in rows]
+
+    def cancel(self, sweep: Sweep, reason: str) -> None:
+        """Ends all members, as `Jobs.cancel` ends one."""
+        # The last first: none of those that wait begins meanwhile.
+        for member in reversed(sweep.members):
+            if not member.job.state.ended:
+                self._jobs.cancel(member.job, reason)
+
+    def pauses(self, number: int) -> list[int]:
+        """Gives the numbers of epochs at which members wait for the others, from now on; the last, 0, is their end."""
+        sweep = self._of(number)
+        most = max(member.job.request.config.epochs for member in sweep.members)
+        pauses = sweep.halving.pauses(most) if sweep.halving else []
+        return [*(epochs for epochs in pauses if epochs > sweep.halved_epochs), 0]
+
+    def waiting(self, number: int, epochs: int) -> list[Job]:
+        """Gives the members that have not ended, nor done so many epochs yet; 0 for all."""
+        return [
+            member.job
+            for member in self._of(number).members
+            if not member.job.state.ended and not (epochs and _epochs_done(member) >= epochs)
+        ]
+
+    def halve(self, number: int, epochs: int) -> None:
+        """Stops those members that are not among the best one in `factor` after so many epochs, all or none."""
+        sweep = self._of(number)
+        assert sweep.halving is not None
+        hopeful = [member for member in sweep.members if member.rank and member.job.state is not JobState.CANCELLED]
+        kept = math.ceil(len(hopeful) / sweep.halving.factor)
+        released: list[str | None] = []
+        with self._database.transaction() as writer:
+            for member in sorted(hopeful, key=lambda member: member.rank)[kept:]:
+                if member.job.state is JobState.RUNNING:
+                    told = f"stopped by halving: rank {member.rank} of {len(hopeful)} after {epochs} epochs"
+                    released += end(writer, member.job, JobState.CANCELLED, told)
+                    self._jobs.live.pop(member.job.name, None)
+            writer.execute("UPDATE sweeps SET halved_epochs = ? WHERE number = ?", (epochs, number))
+        self._jobs.notify()
+        self._storage.release(released)
+
+    def finish_those_over(self) -> None:
+        """Publishes the best member of each sweep whose members have all ended, and ends the sweep."""
+        rows = self._database.read(
+            """SELECT * FROM sweeps WHERE end_time IS NULL AND NOT EXISTS (
+                   SELECT 1 FROM jobs WHERE sweep = sweeps.number AND state IN ('queued', 'running'))"""
+        )
+        for row in rows:
+            self._finish(self._with_members(row))
+
+    def _finish(self, sweep: Sweep) -> None:
+        best = next((member for member in sweep.members if member.rank == 1), None)
+        if best is None:
+            cancelled = all(member.job.state is JobState.CANCELLED for member in sweep.members)
+            state = JobState.CANCELLED if cancelled else JobState.FAILED
+            told = "it was cancelled before an epoch ended" if cancelled else "no member trained an epoch"
+            with self._database.transaction() as writer:
+                _end(writer, sweep, state, told)
+            self._jobs.notify()
+            return
+        draft = self._draft_of(best.job, sweep.model)
+        with self._storage.objects.put(*draft.contents()) as names:
+            reserved = False
+            try:
+                with self._database.transaction() as writer:
+                    self._models.reserve(writer, sweep.model, best.job.request.network)
+                    reserved = True
+                    version = self._models.insert(writer, draft, names)
+                    _end(writer, sweep, JobState.SUCCEEDED, "", version.number)
+            except PreconditionError as error:
+                with self._database.transaction() as writer:
+                    _end(writer, sweep, JobState.FAILED, f"its best member, {best.job.name}, is not published: {error}")
+            except ServiceError:
+                if reserved:
+                    self._models.forget(sweep.model)
+                raise
+            else:
+                self._models.announce([(version, data_of(draft.arrays))])
+        self._jobs.notify()
+
+    def _draft_of(self, job: Job, model: str) -> Draft:
+        version = self._models.get(job.request.model)
+        kept = version.optimizer
+        state = read_arrays(self._storage.objects.get(kept), kept) if kept else {}
+        return Draft(
+            model,
+            self._models.data(version).arrays,
+            OptimizerState(version.optimizer_name, state),
+            version.pixels,
+            version.job,
+            version.iteration,
+            version.loss,
+        )
+
+    def _of(self, number: int) -> Sweep:
+        return self._with_members(self._database.read("SELECT * FROM sweeps WHERE number = ?", number)[0])
+
+    def _with_members(self, row: sqlite3.Row) -> Sweep:
+        rows = self._database.read(
+            """SELECT jobs.*, (SELECT body FROM events WHERE job = jobs.number AND kind = 'epoch'
+                               ORDER BY sequence DESC LIMIT 1) AS epoch
+               FROM jobs WHERE sweep = ? ORDER BY number""",
+            row["number"],
+        )
+        own = json.loads(row["asked"])["own"]
+        members = [
+            Member(job_of(each), tuple(names), Epoch(**json.loads(each["epoch"])) if each["epoch"] else None)
+            # The newest members are those that are kept longest.
+            for each, names in zip(rows, own[len(own) - len(rows) :], strict=True)
+        ]
+        return replace(_sweep_of(row), members=_ranked(members))
+
+
+def _ranked(members: Sequence[Member]) -> tuple[Member, ...]:
+    """Ranks members that have ended an epoch and did not fail: stopped ones last, by the epochs they did."""
+    by_validation = all(member.job.request.config.validation_images for member in members)
+
+    def place(member: Member) -> tuple[bool, int, float]:
+        epoch, job = member.epoch, member.job
+        assert epoch is not None
+        loss = epoch.validation_loss if by_validation else epoch.mean_loss
+        if by_validation and job.request.config.keep_best:
+            loss = job.best_loss
+        stopped = job.state is JobState.CANCELLED
+        return stopped, -epoch.epoch if stopped else 0, math.inf if loss is None else loss
+
+    found = [member for member in members if member.epoch and member.job.state is not JobState.FAILED]
+    ranks = {member.job.name: rank for rank, member in enumerate(sorted(found, key=place), start=1)}
+    return tuple(replace(member, rank=ranks.get(member.job.name, 0)) for member in members)
+
+
+def _epochs_done(member: Member) -> int:
+    return member.epoch.epoch if member.epoch else 0
+
+
+def _end(writer: sqlite3.Connection, sweep: Sweep, state: JobState, error: str, version: int = 0) -> None:
+    writer.execute(
+        "UPDATE sweeps SET state = ?, error = ?, version = ?, end_time = ? WHERE number = ?",
+        (state.value, error, version, time.time(), sweep.number),
+    )
+
+
+def _repeated(writer: sqlite3.Connection, caller: Caller) -> str:
+    row = writer.execute(
+        "SELECT * FROM sweeps WHERE client = ? AND request_id = ?", (caller.client, caller.request_id)
+    ).fetchone()
+    if row is None:
+        return ""
+    if row["fingerprint"] != caller.fingerprint:
+        raise AlreadyExistsError(f"request_id {caller.request_id!r} was used for another request, {row['name']}")
+    name: str = row["name"]
+    return name
+
+
+def _sweep_of(row: sqlite3.Row) -> Sweep:
+    asked: dict[str, Any] = json.loads(row["asked"])
+    return Sweep(
+        number=row["number"],
+        name=row["name"],
+        model=row["model"],
+        version=row["version"],
+        dataset=row["dataset"],
+        client=row["client"],
+        state=JobState(row["state"]),
+        error=row["error"],
+        create_time=row["create_time"],
+        end_time=row["end_time"],
+        halving=Halving(**asked["halving"]) if asked["halving"] else None,
+        halved_epochs=row["halved_epochs"],
+    )
