@@ -14,6 +14,7 @@ HandgradError
 ├── UnavailableError         no server answers
 ├── DeadlineError            the server did not answer in time
 ├── ServerError              the server has a fault
+├── SweepError               a sweep has no best network
 └── JobError                 a job did not succeed; `job` is the job
     ├── JobFailedError
     └── JobCancelledError

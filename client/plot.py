@@ -96,10 +96,12 @@ def plot_sweep(
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation loss [nats]" if by_validation else "mean loss of the epoch [nats]")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, which="both", color="0.92")
     axes.set_axisbelow(True)
-    axes.legend(loc="upper right")
+    axes.legend()
     figure.savefig(path)
 
 

@@ -76,7 +76,7 @@ def sweep(
         dataset = hg.upload_dataset(data).dataset if data else ""
         started = hg.train_sweep(grid(**axes), preset, model=model, dataset=dataset, config=shared, halving=chosen)
         members = len(started.info.members)
-        told = ", ".join(f"{len(values)} {name}" for name, values in axes.items()) or "one network"
+        told = ", ".join(f"{len(values)} values of {name}" for name, values in axes.items()) or "as the preset"
         output.say(f"{started.name}: {members} networks on {started.info.dataset}: {told}")
         output.emit("sweep", sweep=started.name, members=members, model=started.info.model)
         if detach:

@@ -301,6 +301,9 @@ def test_a_database_of_the_schema_before_is_taken_over(tmp_path: Path) -> None:
             database.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
         database.execute("ALTER TABLE checkpoints DROP COLUMN certificate")
         database.execute("DROP TABLE certificates")
+        database.execute("DROP INDEX jobs_by_sweep")
+        database.execute("ALTER TABLE jobs DROP COLUMN sweep")
+        database.execute("DROP TABLE sweeps")
         for table in ("models", "checkpoints"):
             database.execute(f"UPDATE {table} SET network = ?", (json.dumps([12, 3]),))  # noqa: S608
         database.execute("PRAGMA user_version = 1")
