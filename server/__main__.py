@@ -6,6 +6,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from handgrad.core.compilation import PLATFORMS
 from handgrad.core.errors import InvalidInputError
 from handgrad.server.app import run
 from handgrad.server.auth import add_token
@@ -65,6 +66,9 @@ def main() -> int:
     for name, text in FILES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="FILE", help=text)
     parser.add_argument("--metrics-address", metavar="HOST:PORT", help="where Prometheus finds metrics, over HTTP")
+    parser.add_argument(
+        "--platform", choices=PLATFORMS, default="auto", help="where to compute; auto: a GPU if there is one"
+    )
     parser.add_argument("--log-format", choices=["text", "json"], default="text", help="how the log is written")
     parser.add_argument("--insecure", action="store_true", help="allow an address that other machines reach")
     parser.add_argument("--private", action="store_true", help="stop when standard input ends; log warnings only")

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from handgrad.core.compilation import choose_platform, keep_compiled
 from handgrad.core.errors import InvalidInputError
 from handgrad.server.auth import read_tokens
 from handgrad.server.certificates import Certificates
@@ -155,13 +156,22 @@ def run(settings: Settings, *, private: bool) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    device = choose_platform(settings.platform)
+    # A private server's folder goes away with it.
+    keep_compiled((_user_cache() if private else settings.data_dir) / "compiled")
     server = Server(**vars(settings))
+    log.info("computing on %s", device)
     print(f"listening on {server.address}", flush=True)
     if private:
         # Its parent holds the other end: however the parent ends, this server ends too.
         threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
     stop.wait()
     server.stop()
+
+
+def _user_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "handgrad"
 
 
 def _wait_for_end_of_input(stop: threading.Event) -> None:

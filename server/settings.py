@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from handgrad.core.compilation import Platform
 from handgrad.core.errors import InvalidInputError
 
 LogFormat = Literal["text", "json"]
@@ -27,6 +28,7 @@ class Settings:
         tls_client_ca: PEM file of the authority whose certificates callers must have: mutual TLS.
         tokens: File of the tokens that callers must have.
         metrics_address: "HOST:PORT" of the Prometheus metrics over HTTP; None for none.
+        platform: Where to compute: "auto" takes a GPU if there is one.
         log_format: "text", or "json" for a JSON object a line.
         snapshot_seconds: From one snapshot of a running job to the next; 0 for one at each of its pauses.
         keep_versions: Newest versions of a model that are kept.
@@ -45,6 +47,7 @@ class Settings:
     tls_client_ca: Path | None = None
     tokens: Path | None = None
     metrics_address: str | None = None
+    platform: Platform = "auto"
     log_format: LogFormat = "text"
     snapshot_seconds: float = 5.0
     keep_versions: int = 32

@@ -133,10 +133,11 @@ def _axes(settings: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, ...]], dict
     axes: dict[str, tuple[Any, ...]] = {}
     shared: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, tuple) and len(value) > 1:
-            axes[name] = value
+        values = value if isinstance(value, tuple) else (value,)
+        if len(values) > 1:
+            axes[name] = values
         elif value is not None:
-            shared[name] = value[0] if isinstance(value, tuple) else value
+            (shared[name],) = values
     return axes, shared
 
 
@@ -276,7 +277,8 @@ def _tell_members(found: Sweep, show: int, output: Output) -> None:
 def _plot(found: Sweep, file: Path, output: Output) -> None:
     ranked = [member for member in found.ranked if member.HasField("epoch")]
     curves = [found.epochs(member) for member in ranked]
-    plot_sweep(file, curves, _label(ranked[0]) if ranked else "", by_validation=found.info.ranked_by_validation)
+    best = next((_label(member) for member in ranked), "")
+    plot_sweep(file, curves, best, by_validation=found.info.ranked_by_validation)
     output.say(f"plot: {file}")
     output.emit("plot", file=str(file))
 
