@@ -137,7 +137,7 @@ def _axes(settings: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, ...]], dict
         if len(values) > 1:
             axes[name] = values
         elif value is not None:
-            (shared[name],) = values
+            shared[name] = next(iter(values))
     return axes, shared
 
 
