@@ -10,7 +10,7 @@ INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-
 # As the client starts servers: for all that is measured, the others too.
 LARGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: help train test crash-test check docs protos bench bench-networks bench-accuracy bench-load wheel clean
+.PHONY: help train test crash-test check docs protos bench wheel clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,10 +20,8 @@ help:
 	@echo "make check       ruff, mypy, pyright, buf, and whether the generated stubs match the contract"
 	@echo "make docs        write docs/gradients.md from the docstrings of the operations"
 	@echo "make protos      generate the stubs from proto/"
-	@echo "make bench       measure speed, side by side with numpy; writes benchmarks/results/"
-	@echo "make bench-networks  an epoch of lenet and cnn, beside jax.grad and PyTorch (10 minutes)"
-	@echo "make bench-accuracy  test accuracy of each preset, three seeds (half an hour)"
-	@echo "make bench-load  measure 64 callers of GetParams, idle and while it trains"
+	@echo "make bench       the report's run and its peers, a sweep, the cold start, how cost grows (10 minutes)"
+	@echo "make bench-NAME  one of benchmarks/: report, sweep, cold_start, scaling, networks, accuracy, load, gpu"
 	@echo "make clean       remove what these targets made, runs/ excepted"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -55,19 +53,13 @@ docs: $(INSTALLED)
 protos: $(INSTALLED)
 	$(BIN)/python proto/generate.py
 
-bench: $(INSTALLED)
+bench: bench-report bench-sweep bench-cold_start bench-scaling
+
+# One by its name in benchmarks/: bench-report, bench-sweep, bench-cold_start, bench-scaling, bench-networks,
+# bench-accuracy, bench-load, bench-gpu.
+bench-%: $(INSTALLED)
 	$(INSTALL) --editable '.[bench]'
-	$(BIN)/python benchmarks/report.py
-
-bench-networks: $(INSTALLED)
-	$(INSTALL) --editable '.[bench]'
-	$(LARGE_PAGES) $(BIN)/python benchmarks/networks.py
-
-bench-accuracy: $(INSTALLED)
-	$(BIN)/python benchmarks/accuracy.py
-
-bench-load: $(INSTALLED)
-	$(BIN)/python benchmarks/load.py
+	$(LARGE_PAGES) $(BIN)/python benchmarks/$*.py
 
 wheel: $(INSTALLED)
 	rm -rf build dist

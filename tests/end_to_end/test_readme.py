@@ -83,6 +83,25 @@ def test_the_tour_of_networks(shell: Any, tmp_path: Path) -> None:
     assert "NOT" not in shell("handgrad evaluate --params mine.npz --pixels unit").stdout
 
 
+def test_the_tour_of_sweeps(shell: Any, tmp_path: Path) -> None:
+    commands = command_block("handgrad sweep --learning-rate")
+    # Shorter, since these are many.
+    commands = commands.replace("0.1:log:8 --seeds 2", "0.1:log:4").replace("--epochs 9", "--epochs 2")
+    sdk = block("members = handgrad.grid(learning_rate=(0.01, 0.03, 0.1), seed=range(4))").replace(
+        "range(4)", "range(1)"
+    )
+    start = "import handgrad\n\nwith handgrad.connect() as hg:\n"
+    (tmp_path / "tour.py").write_text(start + textwrap.indent(sdk, "    "))
+    done = shell(f"{commands}\npython tour.py")
+    assert done.returncode == 0, done.stderr
+    assert "4 networks" in done.stdout
+    assert "6 networks" in done.stdout
+    assert "stopped by halving" in done.stdout
+    assert "(100, 784)" in done.stdout
+    assert (tmp_path / "sweep.png").exists()
+    assert (tmp_path / "best.npz").exists()
+
+
 def test_every_file_that_the_readme_links_to_exists() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert links
