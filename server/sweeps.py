@@ -209,7 +209,7 @@ class Sweeps:
         with self._database.transaction() as writer:
             for member in sorted(hopeful, key=lambda member: member.rank)[kept:]:
                 if member.job.state is JobState.RUNNING:
-                    told = f"stopped by halving: rank {member.rank} of {len(hopeful)} after {epochs} epochs"
+                    told = f"stopped by halving: rank {member.rank} of {len(hopeful)} after epoch {epochs}"
                     released += end(writer, member.job, JobState.CANCELLED, told)
                     self._jobs.live.pop(member.job.name, None)
             writer.execute("UPDATE sweeps SET halved_epochs = ? WHERE number = ?", (epochs, number))

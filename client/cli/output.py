@@ -46,6 +46,11 @@ class Output:
         for row in (headers, *rows):
             self.say("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
+    def say_at_once(self, text: str) -> None:
+        """Tells a person at a terminal what takes a moment; a pipe, which nobody watches, is not told."""
+        if self.is_terminal():
+            self.say(text)
+
     def is_terminal(self) -> bool:
         """Says whether a person's terminal shows what is said."""
         return self.stream.isatty()

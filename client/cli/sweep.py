@@ -72,6 +72,8 @@ def sweep(
     axes, shared = _axes({"hidden": hidden, "seed": tuple(range(seeds)) if seeds else None} | _given(settings))
     shared |= {name: value for name, value in (("network", network), ("pixels", pixels)) if value is not None}
     chosen = Halving(halving_epochs or 1, halving_factor or 3) if halving or halving_epochs or halving_factor else None
+    if not server:
+        output.say_at_once("starting a private server")
     with connect(server or None) as hg:
         dataset = hg.upload_dataset(data).dataset if data else ""
         started = hg.train_sweep(grid(**axes), preset, model=model, dataset=dataset, config=shared, halving=chosen)

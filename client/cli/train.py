@@ -69,6 +69,8 @@ def train(
     output = Output(json_lines=json_lines)
     if detach:
         _check_detach(server, waits_for=save or plot or interactive)
+    if not server:
+        output.say_at_once("starting a private server")
     with connect(server or None) as hg:
         dataset = hg.upload_dataset(data).dataset if data else ""
         if params:

@@ -79,7 +79,7 @@ def test_halving_stops_the_hopeless_by_their_validation_loss(hg: handgrad.Client
     assert info.ranked_by_validation
     assert [member.epoch.epoch for member in found.ranked] == [4, 3, 3] + [1] * 6
     assert [state(member) for member in found.ranked] == ["succeeded"] + ["cancelled"] * 8
-    assert "stopped by halving: rank 3 of 3 after 3 epochs" in found.ranked[2].error
+    assert "stopped by halving: rank 3 of 3 after epoch 3" in found.ranked[2].error
     # Those that went on are those with the smallest loss after the epoch, and nothing was trained twice.
     first = {member.job: found.epochs(member)[0].validation_loss for member in info.members}
     assert set(sorted(first, key=first.__getitem__)[:3]) == {member.job for member in found.ranked[:3]}
