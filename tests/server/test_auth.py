@@ -98,7 +98,7 @@ def test_the_calls_of_a_read_only_token_change_nothing() -> None:
     assert {
         *("GetJob", "ListJobs", "WatchJob", "GetLoss", "GetParams", "StreamParams", "WatchParams"),
         *("ListModels", "ListCheckpoints", "ListDatasets", "GetDataset", "Predict", "Evaluate"),
-        *("DescribeNetwork", "CheckGradients"),
+        *("DescribeNetwork", "CheckGradients", "WatchSweep", "GetSweep", "ListSweeps"),
     } == READING
 
 
