@@ -30,7 +30,7 @@ PARTS = {
 def lines_of(cache: str) -> dict[str, float]:
     """Gives the second at which the first line and that of the first epoch come."""
     began = time.perf_counter()
-    command = [HANDGRAD, "train", "--epochs", "1"]
+    command = [str(HANDGRAD), "train", "--epochs", "1"]
     found: dict[str, float] = {}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=os.environ | {"XDG_CACHE_HOME": cache}

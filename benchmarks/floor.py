@@ -60,4 +60,4 @@ def _jax(
     """Several products in one call, each of an array of its own, so that the call costs them little."""
     compiled = jax.jit(lambda several, other: [product(a, other) for a in several], compiler_options=compiler_options())
     arrays, b = [jnp.array(array) for array in several], jnp.array(other)
-    return _timed(lambda: jax.block_until_ready(compiled(arrays, b)), len(several))
+    return _timed(lambda: [each.block_until_ready() for each in compiled(arrays, b)], len(several))

@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def own_run(data: datasets.Dataset, epochs: int) -> Callable[[], None]:
     start = preset("report")
     net = network.make_network(start.layers, data.image_shape, data.classes)
     recipe = training.recipe_of(net, start.config)
-    config = training.TrainConfig(**(vars(start.config) | {"epochs": epochs}))
+    config = replace(start.config, epochs=epochs)
     images, labels = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
 
     def run() -> None:
@@ -61,7 +62,8 @@ def launched_run(data: datasets.Dataset, epochs: int) -> Callable[[], None]:
             x = images[batch].astype(jnp.float32)
             return network.training_loss(net, params, ({},) * len(net.layers), x, labels[batch], key)
 
-        return jax.tree.map(lambda p, g: p - peers.LEARNING_RATE * g, params, jax.grad(objective)(params))
+        stepped: Params = jax.tree.map(lambda p, g: p - peers.LEARNING_RATE * g, params, jax.grad(objective)(params))
+        return stepped
 
     def run() -> None:
         params = network.init(net, key)
@@ -70,7 +72,7 @@ def launched_run(data: datasets.Dataset, epochs: int) -> Callable[[], None]:
             order = jnp.asarray(generator.permutation(len(images)).reshape(-1, peers.BATCH_SIZE).astype(np.int32))
             for batch in order:
                 params = step(params, batch)
-        jax.block_until_ready(params)
+        np.asarray(params[0]["W"])
 
     return run
 
@@ -125,7 +127,7 @@ def sweep_run(data: datasets.Dataset, epochs: int, networks: int) -> Callable[[]
 
     def epoch(state: Any, losses: Array, order: Array, rates: Array, key: Array) -> Any:
         return training.train_iterations(
-            *(state, losses, images, labels, order, rates, numbers, key, 0, per_epoch),
+            *(state, losses, images, labels, order, rates, numbers, key, jnp.int32(0), jnp.int32(per_epoch)),
             recipe=recipe,
             batch_size=start.config.batch_size,
         )
@@ -139,6 +141,7 @@ def sweep_run(data: datasets.Dataset, epochs: int, networks: int) -> Callable[[]
             jnp.stack([init_key for init_key, _ in keys])
         )
         run_keys = jnp.stack([key for _, key in keys])
+        losses = jnp.zeros(0)
         for number in range(epochs):
             epoch_keys = jax.vmap(jax.random.fold_in, (0, None))(run_keys, number)
             losses = jnp.zeros((networks, per_epoch), jnp.float32)

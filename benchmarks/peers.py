@@ -21,7 +21,7 @@ from handgrad.core import network
 from handgrad.core.compilation import compiler_options
 from handgrad.core.operations.base import Params
 
-Images = NDArray[np.uint8]
+Images = NDArray[np.uint8] | NDArray[np.float32]
 Labels = NDArray[np.uint8]
 Run = Callable[[], None]
 
@@ -29,18 +29,20 @@ HIDDEN, CLASSES, BATCH_SIZE, LEARNING_RATE = 100, 10, 100, 0.01
 
 
 def numpy_run(images: Images, labels: Labels, epochs: int) -> Run:
-    return lambda: list(numpy_program.train(images, labels, epochs, seed=0)) and None
+    def run() -> None:
+        list(numpy_program.train(images, labels, epochs, seed=0))
+
+    return run
 
 
 def scikit_learn_run(images: Images, labels: Labels, epochs: int) -> Run:
     """MLPClassifier, which computes in the inputs' float32, its L2 penalty and momentum set to none."""
-    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - an extra
-    from sklearn.neural_network import MLPClassifier  # noqa: PLC0415
-
+    warned: Any = importlib.import_module("sklearn.exceptions").ConvergenceWarning
+    classifier: Any = importlib.import_module("sklearn.neural_network").MLPClassifier
     inputs = images.astype(np.float32)
 
     def run() -> None:
-        model = MLPClassifier(
+        model = classifier(
             (HIDDEN,),
             activation="logistic",
             solver="sgd",
@@ -54,7 +56,7 @@ def scikit_learn_run(images: Images, labels: Labels, epochs: int) -> Run:
             random_state=0,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.simplefilter("ignore", warned)
             model.fit(inputs, labels)
 
     return run
@@ -82,6 +84,7 @@ def pytorch_run(images: Images, labels: Labels, epochs: int, *, compiled: bool, 
             return loss
 
         do = torch.compile(step) if compiled else step
+        loss: Any = None
         for _ in range(epochs):
             order = torch.randperm(len(inputs), device=device)
             for begin in range(0, len(inputs), BATCH_SIZE):
@@ -112,7 +115,7 @@ def jax_grad_run(images: Images, labels: Labels, epochs: int) -> Run:
 
     def run() -> None:
         generator = np.random.default_rng(0)
-        params = network.init(net, jax.random.key(0))
+        params, losses = network.init(net, jax.random.key(0)), jnp.zeros(0)
         for _ in range(epochs):
             order = generator.permutation(len(images)).reshape(iterations, BATCH_SIZE).astype(np.int32)
             params, losses = compiled(params, jnp.asarray(order), device_images, device_labels)

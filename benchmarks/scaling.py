@@ -20,7 +20,7 @@ from machine import machine
 
 RESULTS = Path(__file__).parent / "results"
 LEAST = 0.3
-"""Seconds of each network of a sweep, so that what it costs once, its order of images and its first calls, is little."""
+"""Seconds of each network of a sweep, so that what it costs once is little."""
 
 BENDS = """
 - Width: below 128, what is not a product (the gather of the images, the sigmoid, the loop) is a third of an iteration;
@@ -29,8 +29,8 @@ BENDS = """
   are about eight; then each layer adds the same.
 - Batch: one image is a product of a matrix with a vector, for which XLA has a loop of its own; from 4 it calls the
   library, whose packing of W costs the same for 4 images as for 64. From 256 time grows as the images do.
-- Data: an iteration gathers 100 images wherever they lie; memory grows by the images' bytes, twice while they are loaded.
-- Networks: two run at once for 1.4 times the time of one; from then on time grows as the networks do, and memory hardly,
+- Data: an iteration gathers 100 images wherever they lie; memory grows by their bytes.
+- Networks: two run at once for 1.4 times the time of one; from then on time grows as the networks do; memory does not,
   since the images are everybody's.
 """
 POINTS: dict[str, list[int]] = {
@@ -51,8 +51,7 @@ UNIT = {
 
 def point(axis: str, value: int, seconds: float) -> dict[str, float]:
     """Gives milliseconds an iteration, of all networks of a sweep together, and megabytes, in this process."""
-    import jax  # noqa: PLC0415 - in the child alone
-    import jax.numpy as jnp  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415 - in the child alone
 
     from handgrad.core import datasets, network, training  # noqa: PLC0415
     from handgrad.core.config import preset  # noqa: PLC0415
@@ -93,7 +92,6 @@ def point(axis: str, value: int, seconds: float) -> dict[str, float]:
             done = list(pool.map(lambda seed: train(seed, max(LEAST, seconds * lanes / networks)), range(networks)))
             took = time.perf_counter() - began
         each = took / sum(iterations for iterations, _ in done) * networks
-    jax.effects_barrier()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"milliseconds": each * 1e3, "megabytes": peak / 1e6}
 

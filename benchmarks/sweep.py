@@ -6,12 +6,16 @@ All take turns. Writes results/sweep.md.
 """
 
 import argparse
+import importlib
+import multiprocessing
 import os
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import peers
 from machine import machine
 
 import handgrad
@@ -23,18 +27,23 @@ ALONE = 4
 AIMS = {"in a sweep / alone": 0.6, "in a sweep / scikit-learn in a pool": 0.25}
 
 
+ARRAYS: list[Any] = []
+"""Of a worker's process: the images and the labels."""
+
+
 def start_worker() -> None:
-    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
     data = datasets.mnist()
-    globals()["arrays"] = data.train.images, data.train.labels
+    ARRAYS.extend((data.train.images, data.train.labels))
 
 
 def scikit_learn(epochs: int) -> None:
-    import peers  # noqa: PLC0415 - numpy is imported with one thread
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415
+    with importlib.import_module("threadpoolctl").threadpool_limits(1):
+        peers.scikit_learn_run(ARRAYS[0], ARRAYS[1], epochs)()
 
-    with threadpool_limits(1):
-        peers.scikit_learn_run(*globals()["arrays"], epochs)()
+
+def pool_of(cores: int) -> ProcessPoolExecutor:
+    # Not forked: jax has threads.
+    return ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), start_worker)
 
 
 def main() -> None:
@@ -45,7 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     times: dict[str, list[float]] = {"alone": [], "in a sweep": [], "scikit-learn in a pool": []}
-    with handgrad.connect() as hg, ProcessPoolExecutor(cores, initializer=start_worker) as pool:
+    with handgrad.connect() as hg, pool_of(cores) as pool:
         config = {"epochs": options.epochs}
         for round_ in range(options.rounds + 1):
             alone: list[float] = []
