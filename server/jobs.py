@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -264,8 +264,8 @@ class Jobs:
         model = request.model
         try:
             with self._database.transaction() as writer:
-                if caller.request_id and (known := self._repeated(writer, caller)):
-                    return known, False
+                if known := repeated(writer, "jobs", caller):
+                    return job_of(known), False
                 self.check_room(writer)
                 model = self._models.reserve(writer, model, request.network)
                 number = insert(writer, request, model, caller)
@@ -399,20 +399,25 @@ class Jobs:
         if queued >= self._max_queued:
             raise ExhaustedError(f"{queued} jobs are waiting already; try again when some have ended")
 
-    def _repeated(self, writer: sqlite3.Connection, caller: Caller) -> Job | None:
-        row = writer.execute(
-            "SELECT * FROM jobs WHERE client = ? AND request_id = ?", (caller.client, caller.request_id)
-        ).fetchone()
-        if row is None:
-            return None
-        if row["fingerprint"] != caller.fingerprint:
-            raise AlreadyExistsError(f"request_id {caller.request_id!r} was used for another request, {row['name']}")
-        return job_of(row)
-
     def _unended(self, column: str, name: str) -> Job | None:
         query = f"SELECT * FROM jobs WHERE {column} = ? AND state IN ('queued', 'running') LIMIT 1"  # noqa: S608
         rows = self._database.read(query, name)
         return job_of(rows[0]) if rows else None
+
+
+def repeated(writer: sqlite3.Connection, table: Literal["jobs", "sweeps"], caller: Caller) -> sqlite3.Row | None:
+    """Gives the row that an earlier request with the caller's id made, or None; a part of a transaction.
+
+    Raises:
+        AlreadyExistsError: That request asked for something else.
+    """
+    if not caller.request_id:
+        return None
+    query = f"SELECT * FROM {table} WHERE client = ? AND request_id = ?"  # noqa: S608
+    row: sqlite3.Row | None = writer.execute(query, (caller.client, caller.request_id)).fetchone()
+    if row and row["fingerprint"] != caller.fingerprint:
+        raise AlreadyExistsError(f"request_id {caller.request_id!r} was used for another request, {row['name']}")
+    return row
 
 
 def record(writer: sqlite3.Connection, job: Job, kind: str, body: EventBody, **columns: Any) -> None:

@@ -303,6 +303,20 @@ class Models:
             self.changed.notify_all()
         self._storage.release([name for v in model.versions.values() for name in (v.params, v.optimizer)])
 
+    def draft_of(self, version: Version) -> Draft:
+        """Gives a version as it was before it was published."""
+        kept = version.optimizer
+        state = read_arrays(self._storage.objects.get(kept), kept) if kept else {}
+        return Draft(
+            version.model,
+            self.data(version).arrays,
+            OptimizerState(version.optimizer_name, state),
+            version.pixels,
+            version.job,
+            version.iteration,
+            version.loss,
+        )
+
     def network(self, name: str) -> Network | None:
         """Gives the network of a model, or None where there is no such model."""
         with self.changed:

@@ -9,10 +9,21 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from handgrad.core.errors import InvalidInputError
-from handgrad.core.parameter_files import read_arrays
-from handgrad.server.errors import AlreadyExistsError, NotFoundError, PreconditionError, ServiceError
-from handgrad.server.jobs import Caller, Epoch, Job, JobRequest, Jobs, JobState, end, forget_old, insert, job_of
-from handgrad.server.models import Draft, Models, OptimizerState, data_of
+from handgrad.server.errors import NotFoundError, PreconditionError, ServiceError
+from handgrad.server.jobs import (
+    Caller,
+    Epoch,
+    Job,
+    JobRequest,
+    Jobs,
+    JobState,
+    end,
+    forget_old,
+    insert,
+    job_of,
+    repeated,
+)
+from handgrad.server.models import Models, data_of
 from handgrad.server.storage import Storage
 
 MAX_MEMBERS: Final = 1024
@@ -138,8 +149,8 @@ class Sweeps:
         reserved: list[str] = []
         try:
             with self._database.transaction() as writer:
-                if caller.request_id and (known := _repeated(writer, caller)):
-                    return self.get(known)
+                if known := repeated(writer, "sweeps", caller):
+                    return self._with_members(known)
                 self._jobs.check_room(writer)
                 number = writer.execute(
                     """INSERT INTO sweeps
@@ -235,7 +246,7 @@ class Sweeps:
                 _end(writer, sweep, state, told)
             self._jobs.notify()
             return
-        draft = self._draft_of(best.job, sweep.model)
+        draft = replace(self._models.draft_of(self._models.get(best.job.request.model)), model=sweep.model)
         with self._storage.objects.put(*draft.contents()) as names:
             reserved = False
             try:
@@ -254,20 +265,6 @@ class Sweeps:
             else:
                 self._models.announce([(version, data_of(draft.arrays))])
         self._jobs.notify()
-
-    def _draft_of(self, job: Job, model: str) -> Draft:
-        version = self._models.get(job.request.model)
-        kept = version.optimizer
-        state = read_arrays(self._storage.objects.get(kept), kept) if kept else {}
-        return Draft(
-            model,
-            self._models.data(version).arrays,
-            OptimizerState(version.optimizer_name, state),
-            version.pixels,
-            version.job,
-            version.iteration,
-            version.loss,
-        )
 
     def _of(self, number: int) -> Sweep:
         return self._with_members(self._database.read("SELECT * FROM sweeps WHERE number = ?", number)[0])
@@ -315,18 +312,6 @@ def _end(writer: sqlite3.Connection, sweep: Sweep, state: JobState, error: str, 
         "UPDATE sweeps SET state = ?, error = ?, version = ?, end_time = ? WHERE number = ?",
         (state.value, error, version, time.time(), sweep.number),
     )
-
-
-def _repeated(writer: sqlite3.Connection, caller: Caller) -> str:
-    row = writer.execute(
-        "SELECT * FROM sweeps WHERE client = ? AND request_id = ?", (caller.client, caller.request_id)
-    ).fetchone()
-    if row is None:
-        return ""
-    if row["fingerprint"] != caller.fingerprint:
-        raise AlreadyExistsError(f"request_id {caller.request_id!r} was used for another request, {row['name']}")
-    name: str = row["name"]
-    return name
 
 
 def _sweep_of(row: sqlite3.Row) -> Sweep:

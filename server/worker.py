@@ -33,7 +33,7 @@ from handgrad.server.datasets import Datasets
 from handgrad.server.errors import ServiceError, StoppingError
 from handgrad.server.jobs import Caller, Epoch, Job, JobRequest, Jobs, JobState, Live, Progress
 from handgrad.server.journal import Entry, Journal
-from handgrad.server.models import Draft, Models, OptimizerState, Version, read_params
+from handgrad.server.models import Draft, Models, OptimizerState, read_params
 from handgrad.server.storage import Storage
 from handgrad.server.sweeps import Sweep, SweepRequest, Sweeps
 
@@ -330,7 +330,7 @@ class Worker:
             )
             opt_state = self._opt_state(request.network, taken.optimizer) if taken.optimizer else OptState()
             if job.best_version:
-                best = self._draft_of(self._models.get(request.model, job.best_version))
+                best = self._models.draft_of(self._models.get(request.model, job.best_version))
                 run.resume_best(best, taken.iteration // request.iterations_per_epoch)
             done = taken.iteration % request.iterations_per_epoch
             losses = self._jobs.losses(job, taken.iteration - done, done)
@@ -357,19 +357,6 @@ class Worker:
 
     def _arrays(self, name: str) -> Mapping[str, NDArray[Any]]:
         return read_arrays(self._storage.objects.get(name), name)
-
-    def _draft_of(self, version: Version) -> Draft:
-        """Gives a version as it was before it was published."""
-        state = self._arrays(version.optimizer) if version.optimizer else {}
-        return Draft(
-            version.model,
-            self._models.data(version).arrays,
-            OptimizerState(version.optimizer_name, state),
-            version.pixels,
-            version.job,
-            version.iteration,
-            version.loss,
-        )
 
     def _diverged(self, job: Job, what: str) -> tuple[JobState, str]:
         self._journal.flush(self._run_calls)
