@@ -1,7 +1,10 @@
 """The training loop: compiled once for each shape, many iterations a call."""
 
+import math
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -26,6 +29,11 @@ SECONDS_PER_CALL = 0.03
 """How long a call of the compiled loop should take: long enough to hide the call, short enough to cancel and watch."""
 
 _FIRST_CALL_ITERATIONS = 1
+
+SECONDS_PER_NETWORK = 0.0005
+"""How much longer a call should take for each network that it trains besides: the caller looks at each after it."""
+
+_MOST_TOGETHER, _BYTES_TOGETHER = 1024, 4 * 2**30
 
 
 class TrainState(NamedTuple):
@@ -109,17 +117,21 @@ class Chunk:
         epoch: The epoch they belong to: 1, 2, 3, ...
         iteration: Iterations done since the run began, these included.
         losses: The loss of each, `[iterations]`, float32.
-        state: The state after them, on the device. Its arrays are given away when the next chunk is asked for: copy
-            what is to be kept.
         epoch_mean_loss: At the end of an epoch, the mean of its losses, each weighed by its number of images;
             otherwise None.
+        read: Gives `state`.
     """
 
     epoch: int
     iteration: int
     losses: NDArray[np.float32]
-    state: TrainState
     epoch_mean_loss: float | None
+    read: Callable[[], TrainState]
+
+    @property
+    def state(self) -> TrainState:
+        """The state after them. Its arrays are given away when the next chunk is asked for: copy what is to be kept."""
+        return self.read()
 
 
 def train_iterations(
@@ -193,12 +205,68 @@ def train_iterations(
 @cache
 def compiled() -> Callable[..., tuple[TrainState, Array]]:
     """Gives `train_iterations`, compiled for each recipe and each shape of its arguments."""
+    return _compiled(train_iterations)
+
+
+@cache
+def compiled_together() -> Callable[..., tuple[TrainState, Array]]:
+    """Gives `train_iterations` for several networks at once, by jax.vmap.
+
+    All arguments but the images, the labels, `start` and `stop` have a leading axis, one element for each network.
+    """
+
+    def run(*arguments: Any, recipe: Recipe, batch_size: int) -> tuple[TrainState, Array]:
+        one = partial(train_iterations, recipe=recipe, batch_size=batch_size)
+        of_each: tuple[TrainState, Array] = jax.vmap(one, (0, 0, None, None, 0, 0, 0, 0, None, None))(*arguments)
+        return of_each
+
+    return _compiled(run)
+
+
+def _compiled(function: Callable[..., tuple[TrainState, Array]]) -> Callable[..., tuple[TrainState, Array]]:
     return jax.jit(
-        train_iterations,
+        function,
         static_argnames=("recipe", "batch_size"),
-        donate_argnames=("state", "losses"),
+        donate_argnums=(0, 1),
         compiler_options=compiler_options(),
     )
+
+
+def partition(runs: Sequence[tuple[Network, TrainConfig]]) -> list[list[int]]:
+    """Tells which runs on a data set `train_together` should train at once on this device.
+
+    On a GPU, those whose compiled loops are the same, as many as fit in a part of its memory with their batches:
+    launches are the cost there, and do not grow with the networks. On a CPU each by itself: two loops of one network,
+    each on a core of its own, took about as long as any number of them in one loop, and keep the bits of the network
+    alone; benchmarks/README.md has the measurements.
+
+    Args:
+        runs: Network and settings of each.
+
+    Returns:
+        The indices of the runs in each group, in order; groups of the same kind are of about one size.
+    """
+    alike: dict[Hashable, list[int]] = {}
+    for index, (network, config) in enumerate(runs):
+        alike.setdefault(_together_key(recipe_of(network, config), config), []).append(index)
+    groups: list[list[int]] = []
+    for members in alike.values():
+        network, config = runs[members[0]]
+        size = math.ceil(len(members) / math.ceil(len(members) / _most_together(network, config.batch_size)))
+        groups += [members[begin : begin + size] for begin in range(0, len(members), size)]
+    return groups
+
+
+def _together_key(recipe: Recipe, config: TrainConfig) -> Hashable:
+    """Gives what networks have in common that can train together: their shapes, and where chunks are cut."""
+    return recipe, config.batch_size, config.epochs, config.publish_every_iterations, config.validation_images
+
+
+def _most_together(network: Network, batch_size: int) -> int:
+    if jax.default_backend() == "cpu":
+        return 1
+    numbers = 4 * network.parameters + 2 * batch_size * network.activations
+    return max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // (numbers * np.dtype(np.float32).itemsize)))
 
 
 def with_decay(grads: Params, params: Params, decay: Array) -> Params:
@@ -289,22 +357,60 @@ def train(
         A chunk each SECONDS_PER_CALL or so, cut at each epoch's end and each multiple of publish_every_iterations. The
         cuts change no bit of the result.
     """
+    for (chunk,) in train_together(recipe, (config,), (state,), images, labels, (key,), (start,)):
+        yield chunk
+
+
+def train_together(
+    recipe: Recipe,
+    configs: Sequence[TrainConfig],
+    states: Sequence[TrainState],
+    images: Array,
+    labels: Array,
+    keys: Sequence[Array],
+    starts: Sequence[Position],
+) -> Iterator[tuple[Chunk, ...]]:
+    """Trains networks in one compiled loop, as `train` trains one; on the same images, each in an order of its own.
+
+    The sums of a product may be taken in another order than in `train`, which changes last bits; the number of networks
+    alone decides on that, and not what the others are. So a run that goes on among as many gives the same bits.
+
+    Args:
+        recipe: What an iteration of each does.
+        configs: The settings of each, which differ in nothing that `partition` parts them by.
+        states: Where each begins.
+        images: As in `train`.
+        labels: As in `train`.
+        keys: The key of each.
+        starts: Where in its run each is; all are at the same iteration.
+
+    Yields:
+        A chunk for each network, as `train` gives them.
+    """
+    networks, config, iteration = len(configs), configs[0], starts[0].iteration
+    assert all(_together_key(recipe, each) == _together_key(recipe, config) for each in configs)
+    assert all(start.iteration == iteration for start in starts)
+    alone = networks == 1
     trained, _ = split_indices(images.shape[0], config.validation_images)
     size = len(trained)
     per_epoch = config.iterations_per_epoch(images.shape[0])
     full, rest = divmod(size, config.batch_size)
-    hyperparameters = hyperparameters_of(config)
-    run = partial(compiled(), recipe=recipe)
+    state, hyperparameters = _joined(states), _joined([hyperparameters_of(each) for each in configs])
+    joined_keys = keys[0] if alone else jax.random.wrap_key_data(_joined([jax.random.key_data(key) for key in keys]))
+    fold_in = jax.random.fold_in if alone else jax.vmap(jax.random.fold_in, (0, None))
+    run = partial(compiled() if alone else compiled_together(), recipe=recipe)
+    seconds_per_call = SECONDS_PER_CALL + (networks - 1) * SECONDS_PER_NETWORK
     pace = _FIRST_CALL_ITERATIONS
-    first_epoch, begin = divmod(start.iteration, per_epoch)
+    first_epoch, begin = divmod(iteration, per_epoch)
     for epoch in range(first_epoch + 1, config.epochs + 1):
         done = (epoch - 1) * per_epoch
-        permutation = jnp.asarray(trained[epoch_permutation(key, epoch, size)])
-        rates = jnp.asarray(_rates(config, done, per_epoch))
-        epoch_key = jax.random.fold_in(key, epoch)
-        known = np.zeros(full, np.float32)
-        known[:begin] = start.epoch_losses[:begin]
-        losses = jnp.array(known)
+        permutation = jnp.asarray(_joined(_orders(keys, epoch, trained)))
+        rates = jnp.asarray(_joined([_rates(each, done, per_epoch) for each in configs]))
+        epoch_key = fold_in(joined_keys, epoch)
+        known = [np.zeros(full, np.float32) for _ in starts]
+        for losses_before, start in zip(known, starts, strict=True):
+            losses_before[:begin] = start.epoch_losses[:begin]
+        losses = jnp.array(_joined(known))
         while begin < full:
             stop = min(begin + pace, full, _next_publication(done + begin, config) - done)
             began = time.perf_counter()
@@ -314,25 +420,68 @@ def train(
                     *(first, stop if recipe.loops else first + 1),
                     batch_size=config.batch_size,
                 )
-            new = np.array(losses)[begin:stop]
+            found = np.array(losses)
             seconds = time.perf_counter() - began
-            pace = _next_pace(pace, stop - begin, seconds)
-            begin = stop
+            pace = _next_pace(pace, stop - begin, seconds, seconds_per_call)
             # Summed once, over the whole epoch, so that the cuts do not change its rounding.
-            mean = float(np.mean(np.array(losses), dtype=np.float64)) if stop == per_epoch else None
-            yield Chunk(epoch, done + stop, new, state, mean)
+            means = np.mean(found, axis=-1, dtype=np.float64) if stop == per_epoch else None
+            yield _chunks(epoch, done + stop, found[..., begin:stop], means, state, networks)
+            begin = stop
         if rest:
             # Fewer images are another shape, and so another compiled loop, of one iteration.
-            tail = permutation[full * config.batch_size :]
-            one = jnp.zeros(1, jnp.float32)
-            tail_key = jax.random.fold_in(epoch_key, full)
+            tail = permutation[..., full * config.batch_size :]
+            one = jnp.zeros((*losses.shape[:-1], 1), jnp.float32)
+            tail_key = fold_in(epoch_key, full)
             state, one = run(
-                *(state, one, images, labels, tail, rates[full:], hyperparameters, tail_key, 0, 1), batch_size=rest
+                *(state, one, images, labels, tail, rates[..., full:], hyperparameters, tail_key, 0, 1), batch_size=rest
             )
             new = np.array(one)
-            total = float(np.sum(np.array(losses), dtype=np.float64)) * config.batch_size + float(new[0]) * rest
-            yield Chunk(epoch, done + per_epoch, new, state, total / size)
+            total = np.sum(np.array(losses), axis=-1, dtype=np.float64) * config.batch_size
+            means = (total + new[..., 0].astype(np.float64) * rest) / size
+            yield _chunks(epoch, done + per_epoch, new, means, state, networks)
         begin = 0
+
+
+def _joined(trees: Sequence[Any]) -> Any:
+    """Gives the arrays of one network as they are, and those of several with a leading axis, joined on the host."""
+    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
+
+
+def _orders(keys: Sequence[Array], epoch: int, trained: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+    """Gives the images in the order in which each network takes them: drawn once for a key, on all cores."""
+    words = [np.asarray(jax.random.key_data(key)).tobytes() for key in keys]
+    distinct = dict(zip(words, keys, strict=True))
+
+    def drawn(key: Array) -> NDArray[np.int32]:
+        return trained[epoch_permutation(key, epoch, len(trained))]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        orders = dict(zip(distinct, pool.map(drawn, distinct.values()), strict=True))
+    return [orders[word] for word in words]
+
+
+def _chunks(
+    epoch: int,
+    iteration: int,
+    losses: NDArray[np.float32],
+    means: NDArray[np.float64] | np.float64 | None,
+    state: TrainState,
+    networks: int,
+) -> tuple[Chunk, ...]:
+    """Gives the chunk of each network. The states of several are copied from the device once, when one is read."""
+    if networks == 1:
+        return (Chunk(epoch, iteration, losses, None if means is None else float(means), lambda: state),)
+    copied: Callable[[], TrainState] = cache(lambda: jax.tree.map(np.array, state))
+
+    def state_of(network: int) -> TrainState:
+        own: TrainState = jax.tree.map(lambda array: array[network], copied())
+        return own
+
+    mean_of = [None] * networks if means is None else np.atleast_1d(means).tolist()
+    return tuple(
+        Chunk(epoch, iteration, losses[network], mean_of[network], partial(state_of, network))
+        for network in range(networks)
+    )
 
 
 def _rates(config: TrainConfig, begin: int, per_epoch: int) -> NDArray[np.float32]:
@@ -351,6 +500,6 @@ def _next_publication(iteration: int, config: TrainConfig) -> int:
     return (iteration // every + 1) * every
 
 
-def _next_pace(pace: int, iterations: int, seconds: float) -> int:
-    fitting = round(iterations * SECONDS_PER_CALL / max(seconds, 1e-6))
+def _next_pace(pace: int, iterations: int, seconds: float, wanted: float) -> int:
+    fitting = round(iterations * wanted / max(seconds, 1e-6))
     return min(max(fitting, pace // 2, 1), 4 * pace)

@@ -7,7 +7,7 @@ transaction. So a crash takes every watcher and the job itself back to the same 
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -90,11 +90,14 @@ class Journal:
             self._changed.notify_all()
         self._thread.join()
 
-    def put(self, entry: Entry, meanwhile: Callable[[], None]) -> None:
-        """Adds an entry; waits for room where the disk is slow or fails, and calls `meanwhile` as it waits."""
+    def put(self, entries: Sequence[Entry], meanwhile: Callable[[], None]) -> None:
+        """Adds entries, which are written in one transaction.
+
+        Waits for room where the disk is slow or fails, and calls `meanwhile` as it waits.
+        """
         self._wait(MAX_PENDING, meanwhile)
         with self._changed:
-            self._pending.append(entry)
+            self._pending.extend(entries)
             self._changed.notify_all()
 
     def flush(self, meanwhile: Callable[[], None]) -> None:

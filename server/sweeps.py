@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from handgrad.core import training
 from handgrad.core.errors import InvalidInputError
 from handgrad.server.errors import NotFoundError, PreconditionError, ServiceError
 from handgrad.server.jobs import (
@@ -82,6 +83,19 @@ class Member:
     own: tuple[str, ...]
     epoch: Epoch | None
     rank: int = 0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs that train together.
+
+    Attributes:
+        jobs: Those that go on, one or more.
+        networks: How many there were when they began to train together, which decides the last bits of each.
+    """
+
+    jobs: tuple[Job, ...]
+    networks: int
 
 
 @dataclass(frozen=True)
@@ -202,13 +216,24 @@ class Sweeps:
         pauses = sweep.halving.pauses(most) if sweep.halving else []
         return [*(epochs for epochs in pauses if epochs > sweep.halved_epochs), 0]
 
-    def waiting(self, number: int, epochs: int) -> list[Job]:
-        """Gives the members that have not ended, nor done so many epochs yet; 0 for all."""
-        return [
-            member.job
-            for member in self._of(number).members
-            if not member.job.state.ended and not (epochs and _epochs_done(member) >= epochs)
-        ]
+    def groups(self, number: int, epochs: int) -> list[Group]:
+        """Gives the members that have not ended, nor done so many epochs yet, 0 for all, by which train together.
+
+        From one halving to the next the groups are the same whenever this is asked, whatever was cancelled or failed
+        meanwhile: so a sweep that is taken up again goes on to the same bits.
+        """
+        sweep = self._of(number)
+        trained = [member for member in sweep.members if _has_part(member, sweep.halved_epochs)]
+        groups: list[Group] = []
+        for indices in training.partition([(each.job.request.network, each.job.request.config) for each in trained]):
+            left = [
+                member.job
+                for member in (trained[index] for index in indices)
+                if not member.job.state.ended and not (epochs and _epochs_done(member) >= epochs)
+            ]
+            if left:
+                groups.append(Group(tuple(left), len(indices)))
+        return sorted(groups, key=lambda group: group.jobs[0].number)
 
     def halve(self, number: int, epochs: int) -> None:
         """Stops those members that are not among the best one in `factor` after so many epochs, all or none."""
@@ -301,6 +326,13 @@ def _ranked(members: Sequence[Member]) -> tuple[Member, ...]:
     found = [member for member in members if member.epoch and member.job.state is not JobState.FAILED]
     ranks = {member.job.name: rank for rank, member in enumerate(sorted(found, key=place), start=1)}
     return tuple(replace(member, rank=ranks.get(member.job.name, 0)) for member in members)
+
+
+def _has_part(member: Member, halved_epochs: int) -> bool:
+    """Says whether a member trained on after the newest halving: it is not one of those that were stopped then."""
+    job, done = member.job, _epochs_done(member)
+    stopped = halved_epochs and done == halved_epochs and job.state is JobState.CANCELLED and not job.stop
+    return done >= halved_epochs and not stopped
 
 
 def _epochs_done(member: Member) -> int:

@@ -6,9 +6,9 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -19,23 +19,17 @@ from jax import Array
 from numpy.typing import NDArray
 
 from handgrad.core import network, training
-from handgrad.core.evaluation import evaluate
 from handgrad.core.optimizers import OptState
-from handgrad.core.parameter_files import (
-    from_named_arrays,
-    opt_state_from_named_arrays,
-    opt_state_to_named_arrays,
-    read_arrays,
-    to_named_arrays,
-)
+from handgrad.core.parameter_files import from_named_arrays, opt_state_from_named_arrays, read_arrays
 from handgrad.server import jobs as history
 from handgrad.server.datasets import Datasets
 from handgrad.server.errors import ServiceError, StoppingError
-from handgrad.server.jobs import Caller, Epoch, Job, JobRequest, Jobs, JobState, Live, Progress
+from handgrad.server.jobs import Caller, Job, JobRequest, Jobs, JobState, Live
 from handgrad.server.journal import Entry, Journal
-from handgrad.server.models import Draft, Models, OptimizerState, read_params
+from handgrad.server.models import Models, read_params
+from handgrad.server.run import DivergedError, Pause, Run, Start, all_finite, epoch_of
 from handgrad.server.storage import Storage
-from handgrad.server.sweeps import Sweep, SweepRequest, Sweeps
+from handgrad.server.sweeps import Group, Sweep, SweepRequest, Sweeps
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +175,7 @@ class Worker:
             if job is None:
                 return
             if job.sweep is None:
-                self._run_job(job)
+                self._run_together([job])
             else:
                 self._run_sweep(job.sweep)
             # The next job's turn depends on what this one has written.
@@ -206,120 +200,181 @@ class Worker:
         with self._storage.database.transaction() as writer:
             writer.execute("UPDATE sweeps SET state = 'running' WHERE number = ?", (number,))
         for epochs in self._sweeps.pauses(number):
-            self._run_members(self._sweeps.waiting(number, epochs), epochs)
+            self._run_groups(self._sweeps.groups(number, epochs), epochs)
             self._journal.flush(self._run_calls)
             if self._stopping:
                 return
             if epochs:
                 self._sweeps.halve(number, epochs)
 
-    def _run_members(self, members: Sequence[Job], epochs: int) -> None:
-        """Runs jobs, one on each core at a time, until they end or have done so many epochs; 0 for all.
+    def _run_groups(self, groups: Sequence[Group], epochs: int) -> None:
+        """Runs groups of jobs until all have ended or have done so many epochs, 0 for all: on a CPU one on each core.
 
-        Each goes through the same compiled loop as a job alone, to the same bits. Small products leave most of a second
-        core idle: so each network took 0.7 times as long as alone on two cores, and 0.8 to 1.2 in one vmapped loop.
+        A CPU's group is one job, which goes through the same compiled loop as a job alone, to the same bits. Small
+        products leave most of a second core idle: so each network took 0.5 to 0.7 times as long as alone on two cores.
         """
-        waiting = deque(members)
+        waiting = deque(groups)
 
         def lane() -> None:
             while waiting and not self._stopping:
                 with suppress(IndexError):
-                    self._run_job(waiting.popleft(), epochs)
+                    group = waiting.popleft()
+                    self._run_together(group.jobs, group.networks, epochs)
 
-        with ThreadPoolExecutor(LANES, thread_name_prefix="lane") as pool:
-            lanes = [pool.submit(lane) for _ in range(min(LANES, len(members)))]
-            while wait(lanes, SECONDS_BETWEEN_CALLS).not_done:
+        lanes = LANES if jax.default_backend() == "cpu" else 1
+        with ThreadPoolExecutor(lanes, thread_name_prefix="lane") as pool:
+            running = [pool.submit(lane) for _ in range(min(lanes, len(groups)))]
+            while wait(running, SECONDS_BETWEEN_CALLS).not_done:
                 self._run_calls()
-        for ended in lanes:
+        for ended in running:
             ended.result()
 
-    def _run_job(self, job: Job, epochs: int = 0) -> None:
-        """Runs a job until it ends, or has done so many epochs; 0 for all."""
-        live = Live(job)
-        # Before it runs, so that whoever asks it to stop finds it.
-        self._jobs.live[job.name] = live
-        optimizer = job.request.config.method
-        newest = self._models.newest(job.request.model)
-        continued = bool(
-            job.request.continue_optimizer and newest and newest.optimizer and newest.optimizer_name == optimizer.name
-        )
-        with self._storage.database.transaction() as writer:
-            begun = history.begin(writer, job.name, continued=continued, paused=job.name in self._paused)
-        self._paused.discard(job.name)
-        self._jobs.notify()
-        if begun is None:
-            del self._jobs.live[job.name]
-            return
-        run = Run(begun, live)
-        log.info("%s runs from iteration %d: %s, %s", job.name, begun.iteration, job.request, job.client)
-        try:
-            end = self._train(run, epochs)
-        except ServiceError as error:
-            log.exception("%s failed", job.name)
-            end = JobState.FAILED, str(error)
-        except Exception:
-            log.exception("%s failed", job.name)
-            end = JobState.FAILED, "the server has a fault; its log tells more"
-        self._idle()
-        if end is not None:
-            best = run.best if end[0] is JobState.SUCCEEDED and begun.request.config.keep_best else None
-            entry = run.entry(draft=best, publish=best is not None, end=end)
-            self._journal.put(entry, self._run_calls)
-            log.info("%s %s after %d iterations. %s", job.name, end[0].value, live.iteration, end[1])
+    def _run_together(self, jobs: Sequence[Job], networks: int = 1, epochs: int = 0) -> None:
+        """Runs jobs in one compiled loop until each has ended, or has done so many epochs; 0 for all.
 
-    def _train(self, run: "Run", epochs: int) -> tuple[JobState, str] | None:  # noqa: C901 - what may happen after a chunk, in order
-        """Runs a job; gives the state it ends in and why, or None where it is to be taken up again."""
-        job, live = run.job, run.live
-        request, config = job.request, job.request.config
-        state, position, key = self._begin(run)
-        if self._is_over(run, position.iteration // request.iterations_per_epoch):
-            # It was, and the server ended before that was written.
-            position = replace(position, iteration=request.iterations)
+        Args:
+            jobs: The jobs.
+            networks: As in Group.
+            epochs: Epochs after which they are paused.
+        """
+        at: dict[int, list[tuple[Run, Start]]] = {}
+        entries: list[Entry] = []
+        for run in self._begin(jobs):
+            with self._failing(run):
+                start = self._start(run)
+                entries += start.entries
+                at.setdefault(start.position.iteration, []).append((run, start))
+        self._journal.put(entries, self._run_calls)
+        # Their snapshots are written together, but a member may come from a server that trained it alone.
+        for _, alike in sorted(at.items()):
+            with self._failing(*(run for run, _ in alike)):
+                self._train(alike, networks, epochs)
+        self._idle()
+
+    def _begin(self, jobs: Sequence[Job]) -> list[Run]:
+        """Records that jobs run; leaves out those that have ended or end here."""
+        for job in jobs:
+            # Before it runs, so that whoever asks it to stop finds it.
+            self._jobs.live[job.name] = Live(job)
+        continued = [self._continues(job) for job in jobs]
+        with self._storage.database.transaction() as writer:
+            begun = [
+                history.begin(writer, job.name, continued=goes_on, paused=job.name in self._paused)
+                for job, goes_on in zip(jobs, continued, strict=True)
+            ]
+        self._paused.difference_update(job.name for job in jobs)
+        self._jobs.notify()
+        runs: list[Run] = []
+        for job, found in zip(jobs, begun, strict=True):
+            if found is None:
+                del self._jobs.live[job.name]
+            else:
+                runs.append(Run(found, self._jobs.live[job.name]))
+                log.info("%s runs from iteration %d: %s, %s", job.name, found.iteration, job.request, job.client)
+        return runs
+
+    def _continues(self, job: Job) -> bool:
+        newest = self._models.newest(job.request.model)
+        optimizer = job.request.config.method.name
+        return bool(
+            job.request.continue_optimizer and newest and newest.optimizer and newest.optimizer_name == optimizer
+        )
+
+    @contextmanager
+    def _failing(self, *runs: Run) -> Iterator[None]:
+        """Has those jobs fail that are not over, where what it encloses fails."""
+        try:
+            yield
+        except Exception as error:
+            told = str(error) if isinstance(error, ServiceError) else "the server has a fault; its log tells more"
+            for run in runs:
+                if not run.is_over:
+                    if not isinstance(error, DivergedError):
+                        log.exception("%s failed", run.job.name)
+                    self._end(run, JobState.FAILED, told)
+
+    def _end(self, run: Run, state: JobState, error: str = "") -> None:
+        """Ends a job, with its best params where these are to be published."""
+        best = run.best if state is JobState.SUCCEEDED and run.job.request.config.keep_best else None
+        run.is_over = True
+        self._journal.put([run.entry(draft=best, publish=best is not None, end=(state, error))], self._run_calls)
+        log.info("%s %s after %d iterations. %s", run.job.name, state.value, run.live.iteration, error)
+
+    def _train(self, alike: Sequence[tuple[Run, Start]], networks: int, epochs: int) -> None:
+        """Trains jobs that begin at the same iteration, until each is over."""
+        runs = [run for run, _ in alike]
+        request, taken = runs[0].job.request, runs[0].job.snapshot
+        every = request.config.publish_every_iterations
         images, labels = self._datasets.on_device(request.dataset, "train")
         snapshot_due = time.monotonic() + self._snapshot_seconds
-        per_epoch = request.iterations_per_epoch
-        epoch_seconds = job.snapshot.epoch_seconds if job.snapshot else 0.0
-        epoch_began = time.perf_counter() - epoch_seconds
-        for chunk in training.train(run.recipe, config, state, images, labels, key, position):
-            seconds = time.perf_counter() - epoch_began
-            rate = (chunk.iteration - (chunk.epoch - 1) * per_epoch) / seconds
-            if problem := run.take(chunk, rate):
-                return self._diverged(job, problem)
-            loss = float(chunk.losses[-1])
-            self._trained(len(chunk.losses), rate, loss)
-            every = config.publish_every_iterations
-            epoch = _epoch_of(run, chunk, seconds, images, labels)
-            publish = epoch is not None or bool(every and chunk.iteration % every == 0)
-            if epoch:
-                epoch_began, seconds = time.perf_counter(), 0.0
-            if publish or self._stopping or time.monotonic() >= snapshot_due:
-                draft = run.draft(chunk.state, chunk.iteration, loss)
-                if not _all_finite(draft):
-                    return self._diverged(job, f"iteration {chunk.iteration} made params that are not finite")
-                entry = run.entry(draft=draft, publish=publish, key=key, epoch_seconds=seconds, epoch=epoch)
-                self._journal.put(entry, self._run_calls)
-                if epoch:
-                    run.judge(epoch, draft)
+        epoch_began = time.perf_counter() - (taken.epoch_seconds if taken else 0.0)
+        for chunks in _chunks_of(alike, networks, images, labels):
+            stopping = self._stopping
+            pause = Pause(
+                seconds=time.perf_counter() - epoch_began,
+                publishes=chunks[0].epoch_mean_loss is not None or bool(every and chunks[0].iteration % every == 0),
+                snapshots=stopping or time.monotonic() >= snapshot_due,
+            )
+            entries: list[Entry] = []
+            for (run, start), chunk in zip(alike, chunks, strict=False):
+                if not run.is_over:
+                    with self._failing(run):
+                        entries += self._advance(run, start.key, chunk, pause, images, labels)
+            if chunks[0].epoch_mean_loss is not None:
+                epoch_began = time.perf_counter()
+            if entries:
+                self._journal.put(entries, self._run_calls)
                 snapshot_due = time.monotonic() + self._snapshot_seconds
             self._run_calls()
-            if chunk.iteration < request.iterations:
-                if live.stop:
-                    return JobState.CANCELLED, live.stop
-                if epoch and self._is_over(run, epoch.epoch):
-                    return JobState.SUCCEEDED, ""
-                if paused := epoch is not None and epoch.epoch == epochs:
-                    self._paused.add(job.name)
-                if paused or self._stopping:
-                    return None
-        return JobState.SUCCEEDED, ""
+            if chunks[0].iteration < request.iterations:
+                for run in (run for run in runs if not run.is_over):
+                    self._look_at(run, chunks[0], epochs, stopping=stopping)
+            if all(run.is_over for run in runs):
+                return
+        for run in (run for run in runs if not run.is_over):
+            self._end(run, JobState.SUCCEEDED)
 
-    def _is_over(self, run: "Run", epoch: int) -> bool:
-        """Says whether a job's patience is over after an epoch."""
-        patience = run.job.request.config.patience
-        run.stopped_early = bool(patience and run.best_epoch and epoch - run.best_epoch >= patience)
-        return run.stopped_early
+    def _advance(
+        self, run: Run, key: Array, chunk: training.Chunk, pause: Pause, images: Array, labels: Array
+    ) -> list[Entry]:
+        """Takes what a job did in a chunk; gives what is to be written of it.
 
-    def _begin(self, run: "Run") -> tuple[training.TrainState, training.Position, Array]:
+        Raises:
+            DivergedError: Its loss or its params are not finite.
+        """
+        request = run.job.request
+        done_before = (chunk.epoch - 1) * request.iterations_per_epoch
+        rate = (chunk.iteration - done_before) / pause.seconds
+        if problem := run.take(chunk, rate):
+            raise self._diverged(run.job, problem)
+        loss = float(chunk.losses[-1])
+        self._trained(len(chunk.losses), rate, loss)
+        epoch = epoch_of(run, chunk, pause.seconds, images, labels)
+        if not (pause.publishes or pause.snapshots):
+            return []
+        draft = run.draft(chunk.state, chunk.iteration, loss)
+        if not all_finite(draft):
+            raise self._diverged(run.job, f"iteration {chunk.iteration} made params that are not finite")
+        seconds = 0.0 if epoch else pause.seconds
+        entry = run.entry(draft=draft, publish=pause.publishes, key=key, epoch_seconds=seconds, epoch=epoch)
+        if epoch:
+            run.judge(epoch, draft)
+        return [entry]
+
+    def _look_at(self, run: Run, chunk: training.Chunk, epochs: int, *, stopping: bool) -> None:
+        """Ends a job that has more to do, where it is to end here, or lets it be taken up again later."""
+        ends_epoch = chunk.epoch_mean_loss is not None
+        if run.live.stop:
+            self._end(run, JobState.CANCELLED, run.live.stop)
+        elif ends_epoch and run.is_patience_over(chunk.epoch):
+            self._end(run, JobState.SUCCEEDED)
+        elif ends_epoch and chunk.epoch == epochs:
+            self._paused.add(run.job.name)
+            run.is_over = True
+        elif stopping:
+            run.is_over = True
+
+    def _start(self, run: Run) -> Start:
         """Gives where a job begins, or where it is taken up."""
         job = run.job
         request, config = job.request, job.request.config
@@ -335,7 +390,11 @@ class Worker:
             done = taken.iteration % request.iterations_per_epoch
             losses = self._jobs.losses(job, taken.iteration - done, done)
             key = jax.random.wrap_key_data(jnp.array(np.frombuffer(taken.key, np.uint32)))
-            return training.TrainState(params, opt_state, statistics), training.Position(taken.iteration, losses), key
+            position = training.Position(taken.iteration, losses)
+            if run.is_patience_over(taken.iteration // request.iterations_per_epoch):
+                # It was, and the server ended before that was written.
+                position = replace(position, iteration=request.iterations)
+            return Start(training.TrainState(params, opt_state, statistics), position, key)
         newest = self._models.newest(request.model)
         if newest is None:
             params = network.init(request.network, init_key)
@@ -347,10 +406,8 @@ class Worker:
         else:
             opt_state = run.recipe.optimizer.init(params)
         state = training.TrainState(params, opt_state, statistics)
-        if newest is None:
-            draft = run.draft(state, 0, None)
-            self._journal.put(run.entry(draft=draft, publish=True, key=key), self._run_calls)
-        return state, training.FIRST, key
+        first = () if newest else (run.entry(draft=run.draft(state, 0, None), publish=True, key=key),)
+        return Start(state, training.FIRST, key, first)
 
     def _opt_state(self, net: network.Network, name: str) -> OptState:
         return opt_state_from_named_arrays(net, self._arrays(name))
@@ -358,106 +415,25 @@ class Worker:
     def _arrays(self, name: str) -> Mapping[str, NDArray[Any]]:
         return read_arrays(self._storage.objects.get(name), name)
 
-    def _diverged(self, job: Job, what: str) -> tuple[JobState, str]:
+    def _diverged(self, job: Job, what: str) -> DivergedError:
         self._journal.flush(self._run_calls)
         version = self._models.newest(job.request.model)
         kept = f"; version {version.number} holds the last finite params published" if version else ""
-        return JobState.FAILED, f"the training diverged: {what}{kept}; a smaller learning_rate may help"
+        return DivergedError(f"the training diverged: {what}{kept}; a smaller learning_rate may help")
 
 
-class Run:
-    """A job on the device: what it did since its last entry in the journal."""
-
-    def __init__(self, job: Job, live: Live) -> None:
-        self.job = job
-        self.live = live
-        self.recipe = training.recipe_of(job.request.network, job.request.config)
-        self.best_epoch, self._best_loss = job.best_epoch, job.best_loss
-        self.best: Draft | None = None
-        """The best epoch's params, once another epoch came after it."""
-        self._best_draft: Draft | None = None
-        self.stopped_early = False
-        self._losses: list[NDArray[np.float32]] = []
-
-    def take(self, chunk: training.Chunk, rate: float) -> str:
-        """Adds what was trained; gives what is wrong with it, or nothing."""
-        finite = np.isfinite(chunk.losses)
-        if not finite.all():
-            first = int(np.argmin(finite))
-            self._add(chunk.losses[: first + 1])
-            return f"the loss of iteration {self.live.iteration} is {chunk.losses[first]}"
-        self._add(chunk.losses, Progress(chunk.epoch, chunk.iteration, float(chunk.losses[-1]), rate))
-        return ""
-
-    def _add(self, losses: NDArray[np.float32], progress: Progress | None = None) -> None:
-        self._losses.append(losses)
-        self.live.add(losses, progress)
-
-    def resume_best(self, draft: Draft, epochs: int) -> None:
-        """Takes up the best epoch's params, where so many epochs have ended."""
-        self._best_draft = draft
-        self.best = draft if epochs > self.best_epoch else None
-
-    def judge(self, epoch: Epoch, draft: Draft) -> None:
-        """Takes an epoch for the best, if its validation loss is the smallest so far."""
-        if epoch.validation_loss is None:
-            return
-        if self._best_loss is None or epoch.validation_loss < self._best_loss:
-            self.best_epoch, self._best_loss = epoch.epoch, epoch.validation_loss
-            self._best_draft, self.best = draft, None
-        elif self._best_draft:
-            self.best = self._best_draft
-
-    def draft(self, state: training.TrainState, iteration: int, loss: float | None) -> Draft:
-        """Copies a state from the device."""
-        request = self.job.request
-        network = request.network
-        kept = OptimizerState(self.recipe.optimizer.name, opt_state_to_named_arrays(network, state.opt_state))
-        arrays = to_named_arrays(network, state.params, state.statistics)
-        only_newest = self.job.sweep is not None
-        return Draft(request.model, arrays, kept, request.config.pixels, self.job.name, iteration, loss, only_newest)
-
-    def entry(
-        self,
-        *,
-        draft: Draft | None = None,
-        publish: bool = False,
-        key: Array | None = None,
-        epoch_seconds: float = 0.0,
-        epoch: Epoch | None = None,
-        end: tuple[JobState, str] | None = None,
-    ) -> Entry:
-        """Gives the entry of what was done since the one before."""
-        losses = np.concatenate(self._losses) if self._losses else np.empty(0, np.float32)
-        self._losses = []
-        words = b"" if key is None else np.asarray(jax.random.key_data(key), np.uint32).tobytes()
-        iteration = self.live.iteration
-        return Entry(
-            self.job, self.live, iteration, losses, draft, publish, words, epoch_seconds, epoch, end, self.stopped_early
-        )
-
-
-def _epoch_of(run: Run, chunk: training.Chunk, seconds: float, images: Array, labels: Array) -> Epoch | None:
-    """Gives the epoch that a chunk ends, with how the validation images do then; None where it ends none."""
-    if chunk.epoch_mean_loss is None:
-        return None
-    request, config = run.job.request, run.job.request.config
-    epoch = Epoch(chunk.epoch, chunk.epoch_mean_loss, seconds)
-    if not config.validation_images:
-        return epoch
-    kept = training.split_indices(request.train_images, config.validation_images)[1]
-    found = evaluate(
-        request.network,
-        chunk.state.params,
-        chunk.state.statistics,
-        images[kept],
-        labels[kept],
-        config.pixels,
-        config.objective,
+def _chunks_of(
+    alike: Sequence[tuple[Run, Start]], networks: int, images: Array, labels: Array
+) -> Iterator[tuple[training.Chunk, ...]]:
+    """Trains jobs among so many networks; the chunks of the jobs come first."""
+    # The places of those that have ended are filled: what is computed there is nobody's.
+    placed = [*alike, *[alike[0]] * (networks - len(alike))]
+    return training.train_together(
+        placed[0][0].recipe,
+        [run.job.request.config for run, _ in placed],
+        [start.state for _, start in placed],
+        images,
+        labels,
+        [start.key for _, start in placed],
+        [start.position for _, start in placed],
     )
-    return replace(epoch, validation_loss=found.loss, validation_accuracy=found.accuracy)
-
-
-def _all_finite(draft: Draft) -> bool:
-    arrays = [*draft.arrays.values(), *(draft.optimizer.arrays.values() if draft.optimizer else ())]
-    return all(np.isfinite(array).all() for array in arrays)

@@ -1,6 +1,7 @@
 """The training loop: what it computes, whatever way it is cut, and that autodiff has no part in it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -16,7 +17,10 @@ from handgrad.core.config import PRESETS, TrainConfig, preset
 from handgrad.core.datasets import Dataset
 from handgrad.core.evaluation import evaluate
 from handgrad.core.network import Network, fully_connected, init, make_network
+from handgrad.core.operations.activations import ReLU
+from handgrad.core.operations.affine import Affine
 from handgrad.core.operations.base import Params
+from handgrad.core.operations.dropout import Dropout
 from handgrad.core.optimizers import OptState
 
 NETWORK = fully_connected(12, (5,), 3)
@@ -41,13 +45,14 @@ def run(config: TrainConfig = CONFIG, network: Network = NETWORK, size: int = 45
     recipe = training.recipe_of(network, config)
     state = training.initial_state(recipe, init(network, init_key))
     images, labels = jnp.asarray(IMAGES[:size, : network.inputs]), jnp.asarray(LABELS[:size])
-    chunks = [
-        replace(chunk, state=jax.tree.map(np.array, chunk.state))
-        for chunk in training.train(recipe, config, state, images, labels, permutation_key)
-    ]
+    params: Any = None
+    chunks: list[training.Chunk] = []
+    for chunk in training.train(recipe, config, state, images, labels, permutation_key):
+        params = jax.tree.map(np.array, chunk.state.params)
+        chunks.append(chunk)
     losses = np.concatenate([chunk.losses for chunk in chunks])
     means = [chunk.epoch_mean_loss for chunk in chunks if chunk.epoch_mean_loss is not None]
-    return Run(chunks[-1].state.params, losses, means, [chunk.iteration for chunk in chunks])
+    return Run(params, losses, means, [chunk.iteration for chunk in chunks])
 
 
 def assert_same_bits(found: Run, expected: Run) -> None:
@@ -190,6 +195,92 @@ def test_many_networks_train_at_once() -> None:
         np.testing.assert_allclose(losses[member], its_losses, rtol=1e-5)
         found = jax.tree.map(lambda array, member=member: array[member], together)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, alone)
+
+
+def together(
+    configs: Sequence[TrainConfig],
+    network: Network = NETWORK,
+    states: Sequence[training.TrainState] = (),
+    starts: Sequence[training.Position] = (),
+    until: int = 0,
+) -> tuple[list[training.TrainState], list[training.Position], list[list[float]]]:
+    """Trains networks in one loop, to the end or to the first chunk at so many iterations."""
+    keys = [training.keys_of_run(config.seed) for config in configs]
+    recipe = training.recipe_of(network, configs[0])
+    states = states or [training.initial_state(recipe, init(network, init_key)) for init_key, _ in keys]
+    starts = starts or [training.FIRST] * len(configs)
+    per_epoch = configs[0].iterations_per_epoch(45)
+    losses = [start.epoch_losses for start in starts]
+    means: list[list[float]] = [[] for _ in configs]
+    found: list[training.TrainState] = []
+    iteration = starts[0].iteration
+    for chunks in training.train_together(
+        recipe, configs, states, jnp.asarray(IMAGES), jnp.asarray(LABELS), [key for _, key in keys], starts
+    ):
+        assert len(chunks) == len(configs)
+        iteration = chunks[0].iteration
+        found = [jax.tree.map(jnp.array, chunk.state) for chunk in chunks]
+        for member, chunk in enumerate(chunks):
+            losses[member] = np.concatenate([losses[member], chunk.losses])
+            means[member] += [] if chunk.epoch_mean_loss is None else [chunk.epoch_mean_loss]
+        if until and iteration >= until:
+            break
+    kept = [of_one[len(of_one) - iteration % per_epoch :] for of_one in losses]
+    return found, [training.Position(iteration, own) for own in kept], means
+
+
+DROPPING = make_network((Affine(6), ReLU(), Dropout(0.4), Affine(3)), (12,), 3)
+TOGETHER = [
+    replace(CONFIG, seed=seed, learning_rate=rate, optimizer="adam", momentum=0.9, beta2=beta2, epsilon=1e-8)
+    for seed, rate, beta2 in ((1, 0.01, 0.99), (1, 0.02, 0.9), (2, 0.01, 0.99), (3, 0.03, 0.999), (4, 0.01, 0.5))
+]
+
+
+@pytest.mark.parametrize("network", [NETWORK, DROPPING])
+def test_networks_that_train_together_are_those_that_train_alone(network: Network) -> None:
+    states, _, means = together(TOGETHER, network)
+    for config, state, own_means in zip(TOGETHER, states, means, strict=True):
+        alone = run(config, network)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state.params, alone.params)
+        np.testing.assert_allclose(own_means, alone.means, rtol=1e-5)
+
+
+def test_networks_that_train_together_go_on_bit_for_bit_whatever_the_others_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "SECONDS_PER_CALL", 0.0)
+    monkeypatch.setattr(training, "SECONDS_PER_NETWORK", 0.0)
+    expected, _, means = together(TOGETHER)
+    states, starts, before = together(TOGETHER, until=7)
+    assert starts[0].iteration == 7
+    # The second has ended: its place is filled with another.
+    places = [0, 0, 2, 3, 4]
+    found, _, after = together(
+        *([TOGETHER[place] for place in places], NETWORK),
+        *([states[place] for place in places], [starts[place] for place in places]),
+    )
+    for member in (0, 2, 3, 4):
+        jax.tree.map(np.testing.assert_array_equal, found[member], expected[member])
+        assert before[member] + after[member] == means[member]
+
+
+def test_a_cpu_trains_each_network_by_itself_and_other_devices_those_that_are_alike_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs = [
+        (network, replace(CONFIG, seed=seed, momentum=momentum))
+        for seed in range(3)
+        for network in (NETWORK, DROPPING)
+        for momentum in (0.0, 0.5)
+    ]
+    assert training.partition(runs) == [[index] for index in (0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11)]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    # Plain SGD and momentum are other loops; five alike are three and two, not four and one.
+    assert training.partition(runs) == [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]
+    monkeypatch.setattr(training, "_MOST_TOGETHER", 4)
+    assert training.partition(runs[:1] * 5) == [[0, 1, 2], [3, 4]]
+    monkeypatch.setattr(training, "_BYTES_TOGETHER", 1)
+    assert training.partition(runs[:1] * 2) == [[0], [1]]
 
 
 def test_each_epoch_takes_every_image_once_in_an_order_of_its_own() -> None:

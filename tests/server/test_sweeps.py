@@ -1,7 +1,7 @@
 """Sweeps: each member is the network trained alone, hopeless ones are stopped, and the best becomes a model."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 import handgrad
 from handgrad.client.errors import code
+from handgrad.core import training
 from handgrad.server.app import Server
 from handgrad.server.sweeps import Halving
 from handgrad.v1 import job_pb2, sweep_pb2
@@ -19,6 +20,14 @@ from handgrad.v1.training_service_pb2_grpc import TrainingServiceStub
 
 CONFIG: dict[str, Any] = {"batch_size": 10, "epochs": 4}
 MEMBERS = handgrad.grid(learning_rate=(0.05, 0.2), seed=(0, 1), hidden=((), (4,)))
+
+
+@pytest.fixture(params=[1, 3], ids=["alone", "together"])
+def networks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """So many networks train in one compiled loop: 1 as on a CPU, several as on a GPU."""
+    networks: int = request.param
+    monkeypatch.setattr(training, "_most_together", lambda *_: networks)
+    return networks
 
 
 def started(hg: handgrad.Client, tiny: str, members: Sequence[dict[str, Any]] = MEMBERS, **more: Any) -> handgrad.Sweep:
@@ -44,6 +53,36 @@ def test_each_member_has_the_bits_of_the_network_alone(hg: handgrad.Client, tiny
         assert not member.config.HasField("batch_size")
 
 
+def test_members_that_train_together_are_the_networks_alone_but_for_rounding(
+    hg: handgrad.Client, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops: list[int] = []
+    train_together = training.train_together
+
+    def counted(*arguments: Any) -> Iterator[tuple[training.Chunk, ...]]:
+        loops.append(len(arguments[1]))
+        return train_together(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_most_together", lambda *_: 4)
+        patched.setattr(training, "train_together", counted)
+        info = started(hg, tiny, config={"validation_images": 10}).wait()
+    # Two shapes, four networks of each.
+    assert loops == [4, 4]
+    for member, own in zip(info.members, MEMBERS, strict=True):
+        alone = hg.train(dataset=tiny, **CONFIG, validation_images=10, **own)
+        alone.wait()
+        np.testing.assert_allclose(hg.get_losses(member.job), alone.losses(), rtol=1e-4)
+        model = hg.get_job(member.job).model
+        for name, array in hg.get_params(model).arrays.items():
+            np.testing.assert_allclose(array, alone.params().arrays[name], rtol=1e-4, atol=1e-5)
+        told, expected = (hg.get_loss(job).epochs for job in (member.job, alone.name))
+        assert [epoch.epoch for epoch in told] == [1, 2, 3, 4]
+        for one, other in zip(told, expected, strict=True):
+            assert one.validation_loss == pytest.approx(other.validation_loss, rel=1e-4)
+
+
+@pytest.mark.usefixtures("networks")
 def test_the_best_member_becomes_a_model_and_the_others_keep_their_newest_version(
     hg: handgrad.Client, tiny: str
 ) -> None:
@@ -72,6 +111,7 @@ def test_a_sweep_goes_on_a_model_of_the_same_network_alone(hg: handgrad.Client, 
     assert len(list(hg.list_sweeps())) == 1
 
 
+@pytest.mark.usefixtures("networks")
 def test_halving_stops_the_hopeless_by_their_validation_loss(hg: handgrad.Client, tiny: str) -> None:
     members = handgrad.grid(learning_rate=(0.001, 0.01, 0.1), seed=(0, 1, 2))
     found = started(hg, tiny, members, config={"validation_images": 20}, halving=handgrad.Halving(1, 3))
@@ -94,6 +134,7 @@ def test_the_numbers_of_epochs_at_which_members_are_stopped() -> None:
     assert Halving(5, 2).pauses(5) == []
 
 
+@pytest.mark.usefixtures("networks")
 def test_one_member_and_a_whole_sweep_are_cancelled(hg: handgrad.Client, tiny: str) -> None:
     found = started(hg, tiny, handgrad.grid(seed=range(12)), config={"epochs": 20_000})
     hg.cancel_job(found.info.members[3].job)
@@ -118,6 +159,7 @@ def test_a_sweep_that_is_cancelled_before_it_began(hg: handgrad.Client, tiny: st
         waiting.wait()
 
 
+@pytest.mark.usefixtures("networks")
 def test_a_member_that_diverges_fails_alone(hg: handgrad.Client, tiny: str) -> None:
     found = started(hg, tiny, [{"learning_rate": 0.05}, {"learning_rate": 1e30}])
     info = found.wait()
@@ -183,9 +225,10 @@ def test_unknown_sweeps_and_pages(server: Server, hg: handgrad.Client, tiny: str
     assert code(caught.value) is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.usefixtures("networks")
 def test_a_sweep_goes_on_after_a_stop_bit_for_bit(tmp_path: Path, tiny_folder: Path) -> None:
-    members = handgrad.grid(seed=range(6), learning_rate=(0.05, 0.1))
-    config: dict[str, Any] = {"batch_size": 10, "epochs": 160, "optimizer": "adam"}
+    members = handgrad.grid(seed=range(4), learning_rate=(0.05, 0.1))
+    config: dict[str, Any] = {"batch_size": 10, "epochs": 80, "optimizer": "adam"}
 
     def members_of(folder: Path, stops: int) -> list[str]:
         name, done = "", 0
@@ -196,12 +239,12 @@ def test_a_sweep_goes_on_after_a_stop_bit_for_bit(tmp_path: Path, tiny_folder: P
                     hg.reconnect_seconds = 0
                     if not name:
                         hg.upload_dataset(tiny_folder, "tiny")
-                        halving = handgrad.Halving(40, 2)
+                        halving = handgrad.Halving(20, 2)
                         name = hg.train_sweep(members, dataset="tiny", config=config, halving=halving).name
                     if stop == stops:
                         info = hg.sweep(name).wait()
                         return [hg.get_job(member.job).params_sha256 for member in info.members]
-                    while sum(member.iteration for member in hg.get_sweep(name).members) <= done + 1500:
+                    while sum(member.iteration for member in hg.get_sweep(name).members) <= done + 400:
                         time.sleep(0.005)
                     done = sum(member.iteration for member in hg.get_sweep(name).members)
             finally:
@@ -209,6 +252,38 @@ def test_a_sweep_goes_on_after_a_stop_bit_for_bit(tmp_path: Path, tiny_folder: P
         raise AssertionError("unreachable")
 
     assert members_of(tmp_path / "disturbed", 2) == members_of(tmp_path / "undisturbed", 0)
+
+
+def test_a_group_goes_on_bit_for_bit_without_a_member_that_was_cancelled(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_most_together", lambda *_: 3)
+    members = handgrad.grid(seed=range(3))
+    config: dict[str, Any] = {"batch_size": 10, "epochs": 100, "momentum": 0.9}
+    server = Server("127.0.0.1:0", tmp_path / "data", snapshot_seconds=0)
+    try:
+        with handgrad.connect(server.address) as hg:
+            hg.upload_dataset(tiny_folder, "tiny")
+            undisturbed = hg.train_sweep(members, dataset="tiny", config=config).wait()
+            expected = [hg.get_job(member.job).params_sha256 for member in undisturbed.members]
+            name = hg.train_sweep(members, dataset="tiny", config=config).name
+            cancelled = hg.get_sweep(name).members[1].job
+            while hg.get_job(cancelled).iteration < 20:
+                time.sleep(0.001)
+            hg.cancel_job(cancelled)
+    finally:
+        server.stop()
+    server = Server("127.0.0.1:0", tmp_path / "data")
+    try:
+        with handgrad.connect(server.address) as hg:
+            info = hg.sweep(name).wait()
+            found = [hg.get_job(member.job) for member in info.members]
+    finally:
+        server.stop()
+    assert [state(member) for member in info.members] == ["succeeded", "cancelled", "succeeded"]
+    assert 20 <= found[1].iteration < 500
+    assert found[0].resumes == 1
+    assert [found[0].params_sha256, found[2].params_sha256] == [expected[0], expected[2]]
 
 
 def test_a_sweep_counts_as_one_job_of_the_queue(tmp_path: Path, tiny_folder: Path) -> None:
