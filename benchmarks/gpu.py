@@ -1,9 +1,9 @@
 """On a GPU: iterations a second of the report's run, beside launch-bound jax.grad and PyTorch, and sweeps by jax.vmap.
 
 PyTorch runs eagerly and with its step captured in a CUDA graph; jax.grad runs one jitted iteration a call. All take
-turns. The sweeps train 1, 16, 256 and 1,024 networks of the report's shape in one compiled loop, each with its own seed
-and learning rate. Writes results/gpu.md with the device's name; with --any-device it runs elsewhere too, as a rehearsal
-that writes nothing. PyTorch must be its build for CUDA.
+turns. The sweeps train 1, 16, 256 and 1,024 networks of the report's shape in the compiled loop that the service's
+sweeps run there, each with its own seed and learning rate. Writes results/gpu.md with the device's name; with
+--any-device it runs elsewhere too, as a rehearsal that writes nothing. PyTorch must be its build for CUDA.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import peers
 from jax import Array
 from machine import machine
 
-from handgrad.core import datasets, network, training
+from handgrad.core import datasets, network, randomness, training
 from handgrad.core.compilation import choose_platform
 from handgrad.core.config import preset
 from handgrad.core.operations.base import Params
@@ -42,7 +42,7 @@ def own_run(data: datasets.Dataset, epochs: int) -> Callable[[], None]:
     images, labels = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
 
     def run() -> None:
-        init_key, key = training.keys_of_run(0)
+        init_key, key = randomness.keys_of_run(0)
         state = training.initial_state(recipe, network.init(net, init_key))
         for _ in training.train(recipe, config, state, images, labels, key):
             pass
@@ -115,38 +115,24 @@ def captured_run(data: datasets.Dataset, epochs: int) -> Callable[[], None]:
 
 
 def sweep_run(data: datasets.Dataset, epochs: int, networks: int) -> Callable[[], None]:
-    """The core's loop under jax.vmap: each network with its own seed, order of images, and learning rate."""
+    """The core's loop of many networks: each with its own seed, order of images, and learning rate."""
     start = preset("report")
     net = network.make_network(start.layers, data.image_shape, data.classes)
     recipe = training.recipe_of(net, start.config)
     images, labels = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
-    numbers = training.hyperparameters_of(start.config)
-    per_epoch = len(images) // start.config.batch_size
-    rates = jnp.linspace(0.005, 0.02, networks)[:, None] * jnp.ones(per_epoch)
-    keys = [training.keys_of_run(seed) for seed in range(networks)]
-
-    def epoch(state: Any, losses: Array, order: Array, rates: Array, key: Array) -> Any:
-        return training.train_iterations(
-            *(state, losses, images, labels, order, rates, numbers, key, jnp.int32(0), jnp.int32(per_epoch)),
-            recipe=recipe,
-            batch_size=start.config.batch_size,
-        )
-
-    together = jax.jit(jax.vmap(epoch), donate_argnums=(0, 1))
-    # Drawn on the device: a host would take longer than the training.
-    permuted = jax.jit(jax.vmap(lambda key: jax.random.permutation(key, len(images)).astype(jnp.int32)))
+    rates = np.linspace(0.005, 0.02, networks)
+    configs = [
+        replace(start.config, epochs=epochs, seed=seed, learning_rate=float(rate)) for seed, rate in enumerate(rates)
+    ]
 
     def run() -> None:
-        state = jax.vmap(lambda key: training.initial_state(recipe, network.init(net, key)))(
-            jnp.stack([init_key for init_key, _ in keys])
-        )
-        run_keys = jnp.stack([key for _, key in keys])
-        losses = jnp.zeros(0)
-        for number in range(epochs):
-            epoch_keys = jax.vmap(jax.random.fold_in, (0, None))(run_keys, number)
-            losses = jnp.zeros((networks, per_epoch), jnp.float32)
-            state, losses = together(state, losses, permuted(epoch_keys), rates, epoch_keys)
-        assert np.isfinite(np.asarray(losses)).all()
+        keys = [randomness.keys_of_run(config.seed) for config in configs]
+        states = [training.initial_state(recipe, network.init(net, init_key)) for init_key, _ in keys]
+        starts = [training.FIRST] * networks
+        for chunks in training.train_together(
+            recipe, configs, states, images, labels, [key for _, key in keys], starts
+        ):
+            assert all(np.isfinite(chunk.losses).all() for chunk in chunks)
 
     return run
 

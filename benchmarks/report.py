@@ -25,7 +25,7 @@ import peers
 from machine import machine
 
 import handgrad
-from handgrad.core import datasets, network, training
+from handgrad.core import datasets, network, randomness, training
 from handgrad.core.config import preset
 
 RESULTS = Path(__file__).parent / "results"
@@ -55,7 +55,7 @@ def bare_loop(data: datasets.Dataset) -> Callable[[], None]:
     images, labels = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
 
     def run() -> None:
-        init_key, permutation_key = training.keys_of_run(0)
+        init_key, permutation_key = randomness.keys_of_run(0)
         recipe = training.recipe_of(net, report.config)
         state = training.initial_state(recipe, network.init(net, init_key))
         for _ in training.train(recipe, report.config, state, images, labels, permutation_key):

@@ -53,7 +53,7 @@ def point(axis: str, value: int, seconds: float) -> dict[str, float]:
     """Gives milliseconds an iteration, of all networks of a sweep together, and megabytes, in this process."""
     import jax.numpy as jnp  # noqa: PLC0415 - in the child alone
 
-    from handgrad.core import datasets, network, training  # noqa: PLC0415
+    from handgrad.core import datasets, network, randomness, training  # noqa: PLC0415
     from handgrad.core.config import preset  # noqa: PLC0415
 
     hidden = (value,) if axis == "width" else (100,) * (value if axis == "depth" else 1)
@@ -69,7 +69,7 @@ def point(axis: str, value: int, seconds: float) -> dict[str, float]:
     networks = value if axis == "sweep" else 1
 
     def train(seed: int, until: float) -> tuple[int, float]:
-        init_key, key = training.keys_of_run(seed)
+        init_key, key = randomness.keys_of_run(seed)
         state = training.initial_state(recipe, network.init(net, init_key))
         began, first, chunk = 0.0, 0, None
         for chunk in training.train(recipe, config, state, images, labels, key):

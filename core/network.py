@@ -11,12 +11,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from handgrad.core.errors import InvalidInputError
+from handgrad.core.initializers import Draw, draw_from, draw_shapes
 from handgrad.core.operations.activations import Sigmoid
 from handgrad.core.operations.affine import Affine
 from handgrad.core.operations.base import Layer, Params, Shape, ShapeError, chain_bwd, chain_fwd, chain_leaf_shapes
 from handgrad.core.operations.convolution import Convolution
 from handgrad.core.operations.losses import SOFTMAX_CROSS_ENTROPY, SQUARED_ERROR
 from handgrad.core.operations.residual import Residual
+from handgrad.core.randomness import generator_of
 
 MAX_INPUTS: Final = 2**24
 MAX_OUTPUTS: Final = 256
@@ -116,7 +118,7 @@ class Network:
 
     @cached_property
     def _shapes(self) -> tuple[Any, Any]:
-        shapes: tuple[Any, Any] = jax.eval_shape(lambda: (init(self, jax.random.key(0)), initial_statistics(self)))
+        shapes: tuple[Any, Any] = jax.eval_shape(lambda: (_drawn(self, draw_shapes), initial_statistics(self)))
         return shapes
 
 
@@ -203,9 +205,11 @@ def init(network: Network, key: Array) -> Params:
         network: The architecture.
         key: A jax random key. The same key gives the same params.
     """
-    keys = jax.random.split(key, len(network.leaves))
-    parts = zip(network.leaves, keys, network.leaf_shapes, strict=True)
-    return tuple(leaf.init(leaf_key, shape) for leaf, leaf_key, shape in parts)
+    return _drawn(network, draw_from(generator_of(key, 0)))
+
+
+def _drawn(network: Network, draw: Draw) -> Params:
+    return tuple(leaf.init(draw, shape) for leaf, shape in zip(network.leaves, network.leaf_shapes, strict=True))
 
 
 def initial_statistics(network: Network) -> Params:

@@ -1,10 +1,8 @@
 """The training loop: compiled once for each shape, many iterations a call."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -23,6 +21,7 @@ from handgrad.core.operations.base import Params
 from handgrad.core.operations.convolution import Convolution
 from handgrad.core.operations.losses import l2_penalty_bwd
 from handgrad.core.optimizers import Hyperparameters, Optimizer, OptState, clipped
+from handgrad.core.randomness import derived_keys, epoch_orders, key_of, split_indices
 from handgrad.core.schedules import learning_rates
 
 SECONDS_PER_CALL = 0.03
@@ -287,49 +286,6 @@ def scale_pixels(images: Array | NDArray[Any], pixels: Pixels) -> Array:
     return inputs / 255 if pixels == "unit" else inputs
 
 
-def keys_of_run(seed: int) -> tuple[Array, Array]:
-    """Gives the two keys of a run: one for the initial params, one for the permutations and all else that is random."""
-    init_key, run_key = jax.random.split(jax.random.key(seed))
-    return init_key, run_key
-
-
-_VALIDATION_SEED = 0x68616E64
-"""Of the choice of validation images, which is the same in every run, so that none ever trains on them."""
-
-
-def split_indices(size: int, validation_images: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Gives the images of a training split that are trained on, and those that are kept for validation.
-
-    Args:
-        size: Images of the split.
-        validation_images: How many are kept.
-
-    Returns:
-        Indices, `[size - validation_images]` and `[validation_images]`, int32, in order; the same for the same numbers.
-    """
-    order = np.random.Generator(np.random.Philox(_VALIDATION_SEED)).permutation(np.arange(size, dtype=np.int32))
-    return np.sort(order[validation_images:]), np.sort(order[:validation_images])
-
-
-def epoch_permutation(key: Array, epoch: int, size: int) -> NDArray[np.int32]:
-    """Draws the order in which an epoch takes its images: a pure function of key and epoch.
-
-    It is drawn on the host, by numpy's Philox generator with the key's 64 bits and the epoch as its key: an order of
-    60,000 images takes 1 ms there, where jax's two sorts take 23 ms on a CPU.
-
-    Args:
-        key: A jax random key.
-        epoch: The epoch: 1, 2, 3, ...
-        size: Number of images, N.
-
-    Returns:
-        A permutation of 0 to N - 1, `[N]`, int32.
-    """
-    high, low = (int(word) for word in np.asarray(jax.random.key_data(key)))
-    generator = np.random.Generator(np.random.Philox(key=np.array([high << 32 | low, epoch], np.uint64)))
-    return generator.permutation(np.arange(size, dtype=np.int32))
-
-
 def train(
     recipe: Recipe,
     config: TrainConfig,
@@ -396,17 +352,16 @@ def train_together(
     per_epoch = config.iterations_per_epoch(images.shape[0])
     full, rest = divmod(size, config.batch_size)
     state, hyperparameters = _joined(states), _joined([hyperparameters_of(each) for each in configs])
-    joined_keys = keys[0] if alone else jax.random.wrap_key_data(_joined([jax.random.key_data(key) for key in keys]))
-    fold_in = jax.random.fold_in if alone else jax.vmap(jax.random.fold_in, (0, None))
     run = partial(compiled() if alone else compiled_together(), recipe=recipe)
     seconds_per_call = SECONDS_PER_CALL + (networks - 1) * SECONDS_PER_NETWORK
     pace = _FIRST_CALL_ITERATIONS
-    first_epoch, begin = divmod(iteration, per_epoch)
-    for epoch in range(first_epoch + 1, config.epochs + 1):
+    epochs_done, begin = divmod(iteration, per_epoch)
+    epochs = range(epochs_done + 1, config.epochs + 1)
+    for epoch, orders in zip(epochs, epoch_orders(keys, trained, epochs), strict=True):
         done = (epoch - 1) * per_epoch
-        permutation = jnp.asarray(_joined(_orders(keys, epoch, trained)))
+        permutation = jnp.asarray(_joined(orders))
         rates = jnp.asarray(_joined([_rates(each, done, per_epoch) for each in configs]))
-        epoch_key = fold_in(joined_keys, epoch)
+        epoch_key = key_of(_joined(list(derived_keys(keys, epoch))))
         known = [np.zeros(full, np.float32) for _ in starts]
         for losses_before, start in zip(known, starts, strict=True):
             losses_before[:begin] = start.epoch_losses[:begin]
@@ -431,7 +386,7 @@ def train_together(
             # Fewer images are another shape, and so another compiled loop, of one iteration.
             tail = permutation[..., full * config.batch_size :]
             one = jnp.zeros((*losses.shape[:-1], 1), jnp.float32)
-            tail_key = fold_in(epoch_key, full)
+            tail_key = key_of(_joined(list(derived_keys(keys, epoch, full))))
             state, one = run(
                 *(state, one, images, labels, tail, rates[..., full:], hyperparameters, tail_key, 0, 1), batch_size=rest
             )
@@ -445,19 +400,6 @@ def train_together(
 def _joined(trees: Sequence[Any]) -> Any:
     """Gives the arrays of one network as they are, and those of several with a leading axis, joined on the host."""
     return trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
-
-
-def _orders(keys: Sequence[Array], epoch: int, trained: NDArray[np.int32]) -> list[NDArray[np.int32]]:
-    """Gives the images in the order in which each network takes them: drawn once for a key, on all cores."""
-    words = [np.asarray(jax.random.key_data(key)).tobytes() for key in keys]
-    distinct = dict(zip(words, keys, strict=True))
-
-    def drawn(key: Array) -> NDArray[np.int32]:
-        return trained[epoch_permutation(key, epoch, len(trained))]
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        orders = dict(zip(distinct, pool.map(drawn, distinct.values()), strict=True))
-    return [orders[word] for word in words]
 
 
 def _chunks(

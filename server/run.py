@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from handgrad.core import training
+from handgrad.core import randomness, training
 from handgrad.core.evaluation import evaluate
 from handgrad.core.parameter_files import opt_state_to_named_arrays, to_named_arrays
 from handgrad.server.errors import ServiceError
@@ -140,7 +140,7 @@ def epoch_of(run: Run, chunk: training.Chunk, seconds: float, images: Array, lab
     epoch = Epoch(chunk.epoch, chunk.epoch_mean_loss, seconds)
     if not config.validation_images:
         return epoch
-    kept = training.split_indices(request.train_images, config.validation_images)[1]
+    kept = randomness.split_indices(request.train_images, config.validation_images)[1]
     found = evaluate(
         request.network,
         chunk.state.params,

@@ -13,12 +13,11 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from handgrad.core import network, training
+from handgrad.core import network, randomness, training
 from handgrad.core.optimizers import OptState
 from handgrad.core.parameter_files import from_named_arrays, opt_state_from_named_arrays, read_arrays
 from handgrad.server import jobs as history
@@ -378,7 +377,7 @@ class Worker:
         """Gives where a job begins, or where it is taken up."""
         job = run.job
         request, config = job.request, job.request.config
-        init_key, key = training.keys_of_run(config.seed)
+        init_key, key = randomness.keys_of_run(config.seed)
         if taken := job.snapshot:
             params, statistics = from_named_arrays(
                 request.network, read_params(self._storage, taken.params, request.network).arrays
@@ -389,7 +388,7 @@ class Worker:
                 run.resume_best(best, taken.iteration // request.iterations_per_epoch)
             done = taken.iteration % request.iterations_per_epoch
             losses = self._jobs.losses(job, taken.iteration - done, done)
-            key = jax.random.wrap_key_data(jnp.array(np.frombuffer(taken.key, np.uint32)))
+            key = randomness.key_of(np.frombuffer(taken.key, np.uint32))
             position = training.Position(taken.iteration, losses)
             if run.is_patience_over(taken.iteration // request.iterations_per_epoch):
                 # It was, and the server ended before that was written.

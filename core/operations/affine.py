@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from handgrad.core.initializers import INITIALIZERS, check_initializer
+from handgrad.core.initializers import Draw, check_initializer
 from handgrad.core.operations.base import (
     Example,
     Layer,
@@ -108,18 +107,12 @@ class Affine(Layer):
         assert self.outputs is not None
         return (self.outputs,)
 
-    def init(self, key: Array, shape: Shape) -> LayerParams:
+    def init(self, draw: Draw, shape: Shape) -> LayerParams:
         """Draws W, `[outputs, inputs]`, and b, `[outputs]`."""
         assert self.outputs is not None
-        W_key, b_key = jax.random.split(key)
-        draw = INITIALIZERS[self.initializer]
         fans = shape[0], self.outputs
-        b = (
-            draw(b_key, (self.outputs,), *fans)
-            if self.initializer == "report"
-            else jnp.zeros(self.outputs, jnp.float32)
-        )
-        return {"W": draw(W_key, (self.outputs, shape[0]), *fans), "b": b}
+        W = draw(self.initializer, (self.outputs, shape[0]), *fans)
+        return {"W": W, "b": draw("report" if self.initializer == "report" else "zeros", (self.outputs,), *fans)}
 
     def fwd(
         self, params: LayerParams, statistics: LayerParams, inputs: Array, key: Array | None

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from handgrad.core.initializers import Draw
+
 Shape: TypeAlias = tuple[int, ...]
 """Of one example, without the batch: `(784,)`, or `(28, 28, 1)` for rows, columns, channels."""
 
@@ -100,9 +102,9 @@ class Layer:
         """Gives the shape of an example after the layer, or raises ShapeError."""
         return shape
 
-    def init(self, key: Array, shape: Shape) -> LayerParams:
+    def init(self, draw: Draw, shape: Shape) -> LayerParams:
         """Draws what it learns, float32, for examples of a shape."""
-        del key, shape
+        del draw, shape
         return {}
 
     def statistics(self, shape: Shape) -> LayerParams:

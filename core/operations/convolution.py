@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from handgrad.core.initializers import INITIALIZERS, check_initializer
+from handgrad.core.initializers import Draw, check_initializer
 from handgrad.core.operations.base import (
     Example,
     Layer,
@@ -184,12 +184,11 @@ class Convolution(Layer):
         rows, columns = ((size + 2 * p - self.kernel) // self.stride + 1 for size in shape[:2])
         return rows, columns, self.channels
 
-    def init(self, key: Array, shape: Shape) -> LayerParams:
+    def init(self, draw: Draw, shape: Shape) -> LayerParams:
         """Draws W, `[channels, kernel, kernel, channels before]`; b, `[channels]`, is zeros."""
-        draw = INITIALIZERS[self.initializer]
-        area = self.kernel**2
-        W = draw(key, (self.channels, self.kernel, self.kernel, shape[2]), area * shape[2], area * self.channels)
-        return {"W": W} | ({"b": jnp.zeros(self.channels, jnp.float32)} if self.bias else {})
+        fans = self.kernel**2 * shape[2], self.kernel**2 * self.channels
+        W = draw(self.initializer, (self.channels, self.kernel, self.kernel, shape[2]), *fans)
+        return {"W": W} | ({"b": draw("zeros", (self.channels,), *fans)} if self.bias else {})
 
     def fwd(
         self, params: LayerParams, statistics: LayerParams, inputs: Array, key: Array | None

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from handgrad.core.initializers import Draw
 from handgrad.core.operations.base import (
     Example,
     Layer,
@@ -250,9 +251,9 @@ class BatchNorm(Layer):
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay: from 0 to less than 1; got {self.decay}")
 
-    def init(self, key: Array, shape: Shape) -> LayerParams:
+    def init(self, draw: Draw, shape: Shape) -> LayerParams:
         """Gives gamma, ones, and beta, zeros: `[channels]`."""
-        del key
+        del draw
         return _ones_and_zeros(shape)
 
     def statistics(self, shape: Shape) -> LayerParams:
@@ -304,9 +305,9 @@ class LayerNorm(Layer):
         """Raises ValueError where epsilon is out of its range."""
         _check_epsilon(self.epsilon)
 
-    def init(self, key: Array, shape: Shape) -> LayerParams:
+    def init(self, draw: Draw, shape: Shape) -> LayerParams:
         """Gives gamma, ones, and beta, zeros: `[channels]`."""
-        del key
+        del draw
         return _ones_and_zeros(shape)
 
     def fwd(

@@ -39,6 +39,21 @@ def test_what_was_compiled_is_found_by_the_next_process(tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == set(kept)
 
 
+def test_the_oldest_of_what_was_compiled_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    for age in range(5):
+        file = tmp_path / f"program-{age}"
+        file.write_bytes(b"x" * 100)
+        os.utime(file, (1_000_000 - age, 1_000_000 - age))
+    compilation.keep_compiled(tmp_path, 500)
+    assert len(list(tmp_path.iterdir())) == 5
+    compilation.keep_compiled(tmp_path, 250)
+    assert {file.name for file in tmp_path.iterdir()} == {"program-0", "program-1"}
+    # A folder that is not there yet holds nothing.
+    compilation.keep_compiled(tmp_path / "new", 250)
+
+
 def test_the_users_own_folder_is_left_to_jax(tmp_path: Path) -> None:
     child("cpu", tmp_path / "ours", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own"))
     assert not (tmp_path / "ours").exists()

@@ -16,7 +16,7 @@ from handgrad.core.evaluation import evaluate
 from handgrad.core.network import fully_connected
 from handgrad.core.operations import activations, losses
 from handgrad.core.optimizers import SGD, Hyperparameters, OptState
-from handgrad.core.training import epoch_permutation
+from handgrad.core.randomness import epoch_permutation
 
 MAX = float(np.finfo(np.float32).max)
 

@@ -12,7 +12,7 @@ import pytest
 from jax import Array
 from numpy.typing import NDArray
 
-from handgrad.core import training
+from handgrad.core import randomness, training
 from handgrad.core.config import PRESETS, TrainConfig, preset
 from handgrad.core.datasets import Dataset
 from handgrad.core.evaluation import evaluate
@@ -41,7 +41,7 @@ class Run:
 
 
 def run(config: TrainConfig = CONFIG, network: Network = NETWORK, size: int = 45) -> Run:
-    init_key, permutation_key = training.keys_of_run(config.seed)
+    init_key, permutation_key = randomness.keys_of_run(config.seed)
     recipe = training.recipe_of(network, config)
     state = training.initial_state(recipe, init(network, init_key))
     images, labels = jnp.asarray(IMAGES[:size, : network.inputs]), jnp.asarray(LABELS[:size])
@@ -63,11 +63,11 @@ def assert_same_bits(found: Run, expected: Run) -> None:
 
 def by_hand(config: TrainConfig) -> tuple[Any, list[float]]:
     """The same run in float64 numpy, one mini-batch after the other."""
-    init_key, permutation_key = training.keys_of_run(config.seed)
+    init_key, permutation_key = randomness.keys_of_run(config.seed)
     hidden, _, last = jax.tree.map(lambda array: np.array(array, np.float64), init(NETWORK, init_key))
     means = []
     for epoch in range(1, config.epochs + 1):
-        permutation = training.epoch_permutation(permutation_key, epoch, len(IMAGES))
+        permutation = randomness.epoch_permutation(permutation_key, epoch, len(IMAGES))
         total = 0.0
         for start in range(0, len(IMAGES), config.batch_size):
             batch = permutation[start : start + config.batch_size]
@@ -153,7 +153,7 @@ def _train_preset(name: str) -> None:
     network = make_network(preset(name).layers, shape, 3)
     config = replace(preset(name).config, batch_size=3, epochs=1)
     recipe = training.recipe_of(network, config)
-    init_key, key = training.keys_of_run(0)
+    init_key, key = randomness.keys_of_run(0)
     state = training.initial_state(recipe, init(network, init_key))
     before = jax.tree.map(np.array, state.params)
     chunks = training.train(recipe, config, state, jnp.asarray(images), jnp.asarray(labels), key)
@@ -173,9 +173,9 @@ def test_it_trains_the_same_without_compiling() -> None:
 def test_many_networks_train_at_once() -> None:
     seeds, rates = [1, 2, 3, 4], jnp.array([0.05, 0.1, 0.2, 0.4], jnp.float32)
     images, labels = jnp.asarray(IMAGES), jnp.asarray(LABELS)
-    starts = [init(NETWORK, training.keys_of_run(seed)[0]) for seed in seeds]
+    starts = [init(NETWORK, randomness.keys_of_run(seed)[0]) for seed in seeds]
     permutations = jnp.stack(
-        [jnp.asarray(training.epoch_permutation(training.keys_of_run(seed)[1], 1, 45)) for seed in seeds]
+        [jnp.asarray(randomness.epoch_permutation(randomness.keys_of_run(seed)[1], 1, 45)) for seed in seeds]
     )
 
     def train(params: Params, losses: Array, permutation: Array, rate: Array) -> tuple[training.TrainState, Array]:
@@ -205,7 +205,7 @@ def together(
     until: int = 0,
 ) -> tuple[list[training.TrainState], list[training.Position], list[list[float]]]:
     """Trains networks in one loop, to the end or to the first chunk at so many iterations."""
-    keys = [training.keys_of_run(config.seed) for config in configs]
+    keys = [randomness.keys_of_run(config.seed) for config in configs]
     recipe = training.recipe_of(network, configs[0])
     states = states or [training.initial_state(recipe, init(network, init_key)) for init_key, _ in keys]
     starts = starts or [training.FIRST] * len(configs)
@@ -284,13 +284,13 @@ def test_a_cpu_trains_each_network_by_itself_and_other_devices_those_that_are_al
 
 
 def test_each_epoch_takes_every_image_once_in_an_order_of_its_own() -> None:
-    key = training.keys_of_run(3)[1]
-    first = training.epoch_permutation(key, 1, 1000)
+    key = randomness.keys_of_run(3)[1]
+    first = randomness.epoch_permutation(key, 1, 1000)
     assert first.dtype == np.int32
     np.testing.assert_array_equal(np.sort(first), np.arange(1000))
-    np.testing.assert_array_equal(first, training.epoch_permutation(key, 1, 1000))
-    assert not np.array_equal(first, training.epoch_permutation(key, 2, 1000))
-    assert not np.array_equal(first, training.epoch_permutation(training.keys_of_run(4)[1], 1, 1000))
+    np.testing.assert_array_equal(first, randomness.epoch_permutation(key, 1, 1000))
+    assert not np.array_equal(first, randomness.epoch_permutation(key, 2, 1000))
+    assert not np.array_equal(first, randomness.epoch_permutation(randomness.keys_of_run(4)[1], 1, 1000))
     assert not np.array_equal(first, np.arange(1000))
 
 
@@ -308,7 +308,7 @@ def test_the_reports_table(mnist: Dataset, seed: int) -> None:
     report = preset("report")
     config = replace(report.config, seed=seed)
     network = make_network(report.layers, mnist.image_shape, mnist.classes)
-    init_key, permutation_key = training.keys_of_run(seed)
+    init_key, permutation_key = randomness.keys_of_run(seed)
     recipe = training.recipe_of(network, config)
     state = training.initial_state(recipe, init(network, init_key))
     images, labels = jnp.asarray(mnist.train.images), jnp.asarray(mnist.train.labels)
