@@ -1,6 +1,6 @@
 """Accuracy on MNIST's test images after each epoch, against the seconds of training: several seeds of each preset.
 
-Writes results/accuracy.md, accuracy.json and the picture docs/accuracy.png. With the presets of the README it takes
+Writes accuracy.md, accuracy.json and the picture docs/accuracy.png. With the presets of the README it takes
 half an hour on two cores; `--presets mlp --seeds 1` takes a minute.
 """
 
@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import machine
+from machine import machine, results
 from matplotlib.figure import Figure
 
 import handgrad
 
-RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parent.parent / "docs" / "accuracy.png"
 STYLES = {"report": ("0.55", "v"), "mlp": ("black", "o"), "lenet": ("tab:blue", "s"), "cnn": ("tab:orange", "D")}
 
@@ -81,10 +80,10 @@ def main() -> None:
         for preset in arguments.presets:
             for seed in range(arguments.seeds):
                 runs.append(run(hg, preset, seed))
-                RESULTS.joinpath("accuracy.json").write_text(json.dumps(runs, indent=1) + "\n")
+                results().joinpath("accuracy.json").write_text(json.dumps(runs, indent=1) + "\n")
     where = ", ".join(f"{key} {value}" for key, value in machine().items())
     text = f"# Accuracy on MNIST's test images\n\n{table(runs)}\n\nMeasured on: {where}.\n"
-    RESULTS.joinpath("accuracy.md").write_text(text)
+    results().joinpath("accuracy.md").write_text(text)
     draw(runs)
     print(table(runs))
 

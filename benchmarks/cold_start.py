@@ -1,7 +1,7 @@
 """From nothing to the first epoch's line: `handgrad train`, with nothing kept of what was compiled, and with it.
 
 Each part is timed by itself, in processes that take turns; the two commands by the moment each of their lines comes.
-Writes results/cold_start.md.
+Writes cold_start.md.
 """
 
 import argparse
@@ -13,9 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from machine import machine
+from machine import machine, results
 
-RESULTS = Path(__file__).parent / "results"
 AIM_SECONDS = 3.0
 HANDGRAD = Path(sys.executable).with_name("handgrad")
 PARTS = {
@@ -73,7 +72,7 @@ def main() -> None:
         lines.append(f"| {name} | {statistics.median(measured):.2f} | {min(measured):.2f} | {max(measured):.2f} |")
     text = "\n".join(lines)
     print(text)
-    (RESULTS / "cold_start.md").write_text(text + "\n")
+    results().joinpath("cold_start.md").write_text(text + "\n")
 
 
 if __name__ == "__main__":

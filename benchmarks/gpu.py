@@ -1,9 +1,10 @@
 """On a GPU: iterations a second of the report's run, beside launch-bound jax.grad and PyTorch, and sweeps by jax.vmap.
 
-PyTorch runs eagerly and with its step captured in a CUDA graph; jax.grad runs one jitted iteration a call. All take
-turns. The sweeps train 1, 16, 256 and 1,024 networks of the report's shape in the compiled loop that the service's
-sweeps run there, each with its own seed and learning rate. Writes results/gpu.md with the device's name; with
---any-device it runs elsewhere too, as a rehearsal that writes nothing. PyTorch must be its build for CUDA.
+PyTorch runs eagerly and with its step captured in a CUDA graph; jax.grad runs one jitted iteration a call; and the
+core's loop is compiled in several ways, unrolled and with XLA's command buffers, to choose from. All take turns. The
+sweeps train 1, 16, 256 and 1,024 networks of the report's shape in the compiled loop that the service's sweeps run
+there, each with its own seed and learning rate. Writes gpu.md with the device's name; with --any-device it runs
+elsewhere too, as a rehearsal that writes nothing. PyTorch must be its build for CUDA.
 """
 
 import argparse
@@ -13,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,14 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 import peers
 from jax import Array
-from machine import machine
+from machine import machine, results
 
 from handgrad.core import datasets, network, randomness, training
 from handgrad.core.compilation import choose_platform
 from handgrad.core.config import preset
 from handgrad.core.operations.base import Params
 
-RESULTS = Path(__file__).parent / "results"
 SIZES = (1, 16, 256, 1024)
 AIMS = {"handgrad": 0.25, "a sweep of 1024": 5.0}
 """Seconds of the report's ten epochs, on an H100."""
@@ -48,6 +47,64 @@ def own_run(data: datasets.Dataset, epochs: int) -> Callable[[], None]:
             pass
 
     return run
+
+
+def variant_run(
+    data: datasets.Dataset, epochs: int, *, unrolled: int, options: dict[str, str | bool | int]
+) -> Callable[[], None]:
+    """The core's loop compiled in another way, an epoch a call: to see what it should be compiled like on this GPU.
+
+    Args:
+        data: The images.
+        epochs: Passes over them.
+        unrolled: Iterations of the training in one of the loop.
+        options: XLA's.
+    """
+    start = preset("report")
+    net = network.make_network(start.layers, data.image_shape, data.classes)
+    recipe = replace(training.recipe_of(net, start.config), loops=False)
+    images, labels = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
+    per_epoch = len(images) // start.config.batch_size
+    rates = jnp.full(per_epoch, start.config.learning_rate, jnp.float32)
+    numbers = training.hyperparameters_of(start.config)
+
+    def epoch(state: training.TrainState, losses: Array, permutation: Array, key: Array) -> Any:
+        def several(block: Array, carry: tuple[training.TrainState, Array]) -> tuple[training.TrainState, Array]:
+            for i in range(unrolled):
+                first = block * unrolled + i
+                carry = training.train_iterations(
+                    *(*carry, images, labels, permutation, rates, numbers, key, first, first + 1),
+                    recipe=recipe,
+                    batch_size=start.config.batch_size,
+                )
+            return carry
+
+        return jax.lax.fori_loop(0, per_epoch // unrolled, several, (state, losses))
+
+    compiled = jax.jit(epoch, donate_argnums=(0, 1), compiler_options=options)
+
+    def run() -> None:
+        init_key, key = randomness.keys_of_run(0)
+        state = training.initial_state(recipe, network.init(net, init_key))
+        losses = jnp.zeros(per_epoch, jnp.float32)
+        for number in range(1, epochs + 1):
+            permutation = jnp.asarray(randomness.epoch_permutation(key, number, len(images)))
+            state, losses = compiled(state, losses, permutation, key)
+        assert np.isfinite(np.asarray(losses)).all()
+
+    return run
+
+
+VARIANTS: dict[str, tuple[int, dict[str, str | bool | int]]] = {
+    "a loop": (1, {}),
+    "10 iterations unrolled": (10, {}),
+    "50 iterations unrolled": (50, {}),
+}
+GPU_VARIANTS: dict[str, tuple[int, dict[str, str | bool | int]]] = {
+    "without command buffers": (1, {"xla_gpu_enable_command_buffer": ""}),
+    "loops in command buffers": (1, {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,WHILE"}),
+    "50 unrolled, all in command buffers": (50, {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,WHILE"}),
+}
 
 
 def launched_run(data: datasets.Dataset, epochs: int) -> Callable[[], None]:
@@ -146,6 +203,9 @@ def main() -> int:
     device = choose_platform("auto" if options.any_device else "gpu")
     data, epochs = datasets.mnist(), options.epochs
     runs = {"handgrad": own_run(data, epochs), "jax.grad, a step a call": launched_run(data, epochs)}
+    variants = VARIANTS | (GPU_VARIANTS if device.startswith("gpu") else {})
+    for name, (unrolled, compiled_with) in variants.items():
+        runs[f"an epoch a call, {name}"] = variant_run(data, epochs, unrolled=unrolled, options=compiled_with)
     if device.startswith("gpu"):
         arrays = data.train.images, data.train.labels
         runs["PyTorch eager"] = peers.pytorch_run(*arrays, epochs, compiled=False, device="cuda")
@@ -170,7 +230,7 @@ def main() -> int:
     text = "\n".join(lines)
     print(text)
     if device.startswith("gpu"):
-        (RESULTS / "gpu.md").write_text(text + "\n")
+        results("gpu").joinpath("gpu.md").write_text(text + "\n")
     return 0
 
 

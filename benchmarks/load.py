@@ -18,17 +18,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import grpc
-from machine import machine
+from machine import machine, results
 
 import handgrad
 from handgrad.v1 import params_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
-RESULTS = Path(__file__).parent / "results"
 CALLERS = 64
 METHOD = "/handgrad.v1.TrainingService/GetParams"
 LISTENING = "listening on "
@@ -215,9 +213,8 @@ def main() -> None:
         ]
     )
     print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "load.md").write_text(text + "\n")
-    (RESULTS / "load.json").write_text(json.dumps({"machine": described} | measured, indent=1) + "\n")
+    results().joinpath("load.md").write_text(text + "\n")
+    results().joinpath("load.json").write_text(json.dumps({"machine": described} | measured, indent=1) + "\n")
 
 
 if __name__ == "__main__":

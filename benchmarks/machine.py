@@ -17,6 +17,13 @@ def machine() -> dict[str, str]:
     }
 
 
+def results(device: str = "") -> Path:
+    """The folder of results on this kind of machine, whose vectors change the ratios; or of those on a device."""
+    folder = Path(__file__).parent / "results" / (device or _vectors()).lower().replace("-", "")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _processor() -> str:
     return _cpuinfo("model name") or platform.processor() or "unknown"
 

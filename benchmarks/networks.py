@@ -3,7 +3,7 @@ and scikit-learn.
 
 Each is the same network with the same settings on the same images, float32, on all cores; scikit-learn has no dropout,
 and so less to do. For convolutions nobody would pick numpy, and scikit-learn has none. An epoch is timed as a part of
-it, some mini-batches of 100 images after a warm-up, scaled to 600. Writes results/networks.md and networks.png.
+it, some mini-batches of 100 images after a warm-up, scaled to 600. Writes networks.md and networks.png.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_mlp
 from jax import Array
-from machine import machine
+from machine import machine, results
 
 from handgrad.core import datasets, network, randomness, training
 from handgrad.core.compilation import compiler_options
@@ -29,7 +29,6 @@ from handgrad.core.config import preset
 from handgrad.core.network import Loss, Network
 from handgrad.core.operations.base import Layer, Params, chain_fwd
 
-RESULTS = Path(__file__).parent / "results"
 ITERATIONS_PER_EPOCH = 600
 BATCH = 100
 ITERATIONS = {"mlp": 150, "lenet": 30, "cnn": 15}
@@ -252,8 +251,8 @@ def main() -> None:
             lines.append(f"| `{name}`, {who} | {min(taken):.2f} | {statistics.median(taken):.2f} | {max(taken):.2f} |")
     where = ", ".join(f"{key} {value}" for key, value in machine().items())
     lines += ["", f"Measured on: {where}, PyTorch {importlib.import_module('torch').__version__}."]
-    RESULTS.joinpath("networks.md").write_text("\n".join(lines) + "\n")
-    draw(found, RESULTS / "networks.png")
+    results().joinpath("networks.md").write_text("\n".join(lines) + "\n")
+    draw(found, results() / "networks.png")
     print("\n".join(lines))
 
 

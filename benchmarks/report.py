@@ -22,13 +22,12 @@ from typing import Any
 import floor
 import jax.numpy as jnp
 import peers
-from machine import machine
+from machine import machine, results
 
 import handgrad
 from handgrad.core import datasets, network, randomness, training
 from handgrad.core.config import preset
 
-RESULTS = Path(__file__).parent / "results"
 AIMS = {
     "service / floor": 1.5,
     "service / numpy": 0.5,
@@ -195,15 +194,14 @@ def main() -> None:
     title = f"# The report's ten epochs, {rounds} rounds"
     text = "\n".join([title, "", told, "", table(times, imports, memory), "", floor_told])
     print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "report.md").write_text(text + "\n")
-    (RESULTS / "report.json").write_text(
+    results().joinpath("report.md").write_text(text + "\n")
+    results().joinpath("report.json").write_text(
         json.dumps(
             {"machine": described, "seconds": times, "imports": imports, "memory": memory, "rates": rates}, indent=1
         )
         + "\n"
     )
-    draw(times, RESULTS / "report.png")
+    draw(times, results() / "report.png")
 
 
 if __name__ == "__main__":

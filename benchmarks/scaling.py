@@ -1,7 +1,7 @@
 """How cost grows: time an iteration, and memory, against width, depth, batch, data, and the size of a sweep.
 
 Each point is a process of its own, so that its peak of memory is its own; the bare loop runs until it has taken
-`--seconds`. Writes results/scaling.md and scaling.png.
+`--seconds`. Writes scaling.md and scaling.png.
 """
 
 import argparse
@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import machine
+from machine import machine, results
 
-RESULTS = Path(__file__).parent / "results"
 LEAST = 0.3
 """Seconds of each network of a sweep, so that what it costs once is little."""
 
@@ -143,8 +142,8 @@ def main() -> None:
         lines += [
             f"| {value:,} | {each['milliseconds']:.3f} | {each['megabytes']:.0f} |" for value, each in points.items()
         ]
-    (RESULTS / "scaling.md").write_text("\n".join(lines) + "\n" + BENDS)
-    draw(found, RESULTS / "scaling.png")
+    results().joinpath("scaling.md").write_text("\n".join(lines) + "\n" + BENDS)
+    draw(found, results() / "scaling.png")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The service trains 64 seeds for `--epochs` epochs in one sweep; alone is the same job by itself, the median of several;
 scikit-learn trains as many in a pool of one process a core, each with one thread, its data in the workers already.
-All take turns. Writes results/sweep.md.
+All take turns. Writes sweep.md.
 """
 
 import argparse
@@ -12,16 +12,14 @@ import os
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import peers
-from machine import machine
+from machine import machine, results
 
 import handgrad
 from handgrad.core import datasets
 
-RESULTS = Path(__file__).parent / "results"
 MEMBERS = 64
 ALONE = 4
 AIMS = {"in a sweep / alone": 0.6, "in a sweep / scikit-learn in a pool": 0.25}
@@ -87,7 +85,7 @@ def main() -> None:
     lines += ["", "scikit-learn's pool is timed with two networks a core, since 64 would take minutes."]
     text = "\n".join(lines)
     print(text)
-    (RESULTS / "sweep.md").write_text(text + "\n")
+    results().joinpath("sweep.md").write_text(text + "\n")
 
 
 if __name__ == "__main__":

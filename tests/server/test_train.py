@@ -342,7 +342,7 @@ def test_a_fault_of_the_server_fails_the_job_and_not_the_server(
         raise RuntimeError("a secret of the server")
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train", fail)
+        patch.setattr(training, "train_together", fail)
         with pytest.raises(handgrad.JobFailedError, match="the server has a fault") as raised:
             hg.train(dataset=tiny, epochs=1, **SETTINGS).wait()
         assert "secret" not in raised.value.job.error

@@ -270,7 +270,8 @@ class TrainingServiceServicer:
     def TrainSweep(self, request, context):
         """Trains many networks and streams how they stand until the last has ended. Each is a job on a model of its own; the
         best becomes a version of the sweep's model. The sweep goes on when the caller goes away, and may be repeated with a
-        request id, as Train. A member's params are, bit for bit, those of the same network trained alone.
+        request id, as Train. A member's params are those of the same network trained alone: bit for bit on a CPU; on a GPU,
+        where networks of one shape train in one compiled loop, but for float32's rounding.
         INVALID_ARGUMENT: a setting is out of its range; the field begins with `members[i]` where it is a member's.
         NOT_FOUND: there is no such data set. ALREADY_EXISTS: the request id was used for another request.
         FAILED_PRECONDITION: the model has another network. RESOURCE_EXHAUSTED: the queue is full.
