@@ -20,7 +20,7 @@ help:
 	@echo "make check       ruff, mypy, pyright, buf, and whether the generated stubs match the contract"
 	@echo "make docs        write docs/gradients.md from the docstrings of the operations"
 	@echo "make protos      generate the stubs from proto/"
-	@echo "make bench       the report's run and its peers, a sweep, the cold start, how cost grows (10 minutes)"
+	@echo "make bench       the report's run, larger networks, a sweep, the cold start, how cost grows (15 minutes)"
 	@echo "make bench-NAME  one of benchmarks/: report, sweep, cold_start, scaling, networks, accuracy, load, gpu"
 	@echo "make clean       remove what these targets made, runs/ excepted"
 
@@ -34,7 +34,7 @@ train: $(INSTALLED)
 	$(BIN)/handgrad train --preset report --plot $(RUN)/loss.png --save $(RUN)/params.npz
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 crash-test: $(INSTALLED)
 	$(BIN)/python -m pytest tests/end_to_end/test_crash.py --crashes 100 --capture=no
@@ -53,7 +53,7 @@ docs: $(INSTALLED)
 protos: $(INSTALLED)
 	$(BIN)/python proto/generate.py
 
-bench: bench-report bench-sweep bench-cold_start bench-scaling
+bench: bench-report bench-sweep bench-cold_start bench-networks bench-scaling
 
 # One by its name in benchmarks/: bench-report, bench-sweep, bench-cold_start, bench-scaling, bench-networks,
 # bench-accuracy, bench-load, bench-gpu.

@@ -283,17 +283,6 @@ def test_a_cpu_trains_each_network_by_itself_and_other_devices_those_that_are_al
     assert training.partition(runs[:1] * 2) == [[0], [1]]
 
 
-def test_each_epoch_takes_every_image_once_in_an_order_of_its_own() -> None:
-    key = randomness.keys_of_run(3)[1]
-    first = randomness.epoch_permutation(key, 1, 1000)
-    assert first.dtype == np.int32
-    np.testing.assert_array_equal(np.sort(first), np.arange(1000))
-    np.testing.assert_array_equal(first, randomness.epoch_permutation(key, 1, 1000))
-    assert not np.array_equal(first, randomness.epoch_permutation(key, 2, 1000))
-    assert not np.array_equal(first, randomness.epoch_permutation(randomness.keys_of_run(4)[1], 1, 1000))
-    assert not np.array_equal(first, np.arange(1000))
-
-
 def test_pixels_are_taken_as_they_are_or_divided() -> None:
     images = jnp.array([[0, 51, 255]], jnp.uint8)
     np.testing.assert_array_equal(training.scale_pixels(images, "raw"), [[0.0, 51.0, 255.0]])
