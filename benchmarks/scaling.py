@@ -6,9 +6,11 @@ Each point is a process of its own, so that its peak of memory is its own; the b
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
+import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,17 +23,6 @@ from machine import machine, results
 LEAST = 0.3
 """Seconds of each network of a sweep, so that what it costs once is little."""
 
-BENDS = """
-- Width: below 128, what is not a product (the gather of the images, the sigmoid, the loop) is a third of an iteration;
-  above, time grows as the products do. From 2,048 the params and gradients, 6 MB each, leave the cores' caches.
-- Depth: the first layer's product with 784 inputs counts for eight of 100 x 100, so that the curve is flat until there
-  are about eight; then each layer adds the same.
-- Batch: one image is a product of a matrix with a vector, for which XLA has a loop of its own; from 4 it calls the
-  library, whose packing of W costs the same for 4 images as for 64. From 256 time grows as the images do.
-- Data: an iteration gathers 100 images wherever they lie; memory grows by their bytes.
-- Networks: two run at once for 1.4 times the time of one; from then on time grows as the networks do; memory does not,
-  since the images are everybody's.
-"""
 POINTS: dict[str, list[int]] = {
     "width": [32, 64, 128, 256, 512, 1024, 2048, 4096],
     "depth": [1, 2, 4, 8, 16],
@@ -85,7 +76,7 @@ def point(axis: str, value: int, seconds: float) -> dict[str, float]:
         iterations, took = train(0, seconds)
         each = took / iterations
     else:
-        lanes = 2
+        lanes = len(os.sched_getaffinity(0))
         with ThreadPoolExecutor(lanes) as pool:
             began = time.perf_counter()
             done = list(pool.map(lambda seed: train(seed, max(LEAST, seconds * lanes / networks)), range(networks)))
@@ -93,6 +84,51 @@ def point(axis: str, value: int, seconds: float) -> dict[str, float]:
         each = took / sum(iterations for iterations, _ in done) * networks
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"milliseconds": each * 1e3, "megabytes": peak / 1e6}
+
+
+BENDS = """
+Width: twice as many numbers take {width_first} times as long from 32 to 64, where what is no product (the gather of
+the images, the loop) still counts, and {width_last} times from 2,048 to 4,096, as the products do. Memory grows by
+{megabytes:.0f} MB from 32 to 4,096: params, gradients and activations.
+
+Depth: a layer of 100 more adds three products of 2 MFLOP to the first layer's two of 16: a fifth in FLOP, more in time,
+since small products reach less of the processor's rate. 16 layers take {depth_last} times as long as 8: the first layer
+hardly counts any more.
+
+Batch: one image is a product of a matrix with a vector, for which XLA has a loop of its own; 4 take {batch_first} times
+as long, for from there on it calls a library, which first copies W into the order that it wants. That costs the same
+for 4 images as for 64: 16 take {batch_next} times as long as 4, and only above grows time as the images do: 4,096 take
+{batch_last} times as long as 1,024.
+
+Data: an iteration gathers 100 images wherever they lie: from 600,000 it takes {data_last} times as long as from 60,000.
+Memory grows by their bytes.
+
+Networks: two at once take {sweep_first} times as long as one, since one alone leaves much of the second core idle; from
+then on time grows as the networks do: 256 take {sweep_last} times as long as 64. Memory does not grow, since the images
+are everybody's.
+"""
+RATIOS = {
+    "width_first": ("width", 64, 32),
+    "width_last": ("width", 4096, 2048),
+    "depth_last": ("depth", 16, 8),
+    "batch_first": ("batch", 4, 1),
+    "batch_next": ("batch", 16, 4),
+    "batch_last": ("batch", 4096, 1024),
+    "data_last": ("data", 600_000, 60_000),
+    "sweep_first": ("sweep", 2, 1),
+    "sweep_last": ("sweep", 256, 64),
+}
+
+
+def bends(found: dict[str, dict[int, dict[str, float]]]) -> str:
+    """Explains each bend, with how much is measured of it."""
+    numbers: dict[str, Any] = {
+        name: f"{found[axis][value]['milliseconds'] / found[axis][base]['milliseconds']:.1f}"
+        for name, (axis, value, base) in RATIOS.items()
+    }
+    megabytes = found["width"][4096]["megabytes"] - found["width"][32]["megabytes"]
+    told = BENDS.format(**numbers, megabytes=megabytes).strip().split("\n\n")
+    return "".join(textwrap.fill(each, 120, initial_indent="- ", subsequent_indent="  ") + "\n" for each in told)
 
 
 def draw(found: dict[str, dict[int, dict[str, float]]], file: Path) -> None:
@@ -142,7 +178,7 @@ def main() -> None:
         lines += [
             f"| {value:,} | {each['milliseconds']:.3f} | {each['megabytes']:.0f} |" for value, each in points.items()
         ]
-    results().joinpath("scaling.md").write_text("\n".join(lines) + "\n" + BENDS)
+    results().joinpath("scaling.md").write_text("\n".join([*lines, "", bends(found)]))
     draw(found, results() / "scaling.png")
 
 
