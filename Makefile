@@ -34,7 +34,7 @@ train: $(INSTALLED)
 	$(BIN)/handgrad train --preset report --plot $(RUN)/loss.png --save $(RUN)/params.npz
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 crash-test: $(INSTALLED)
 	$(BIN)/python -m pytest tests/end_to_end/test_crash.py --crashes 100 --capture=no
