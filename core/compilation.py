@@ -21,7 +21,7 @@ _OPTIONS = {
 
 
 MAX_COMPILED_BYTES: Final = 2**29
-"""Of what is kept when a process starts: a thousand compiled loops or so."""
+"""Of what is kept when a process starts: some thousand compiled loops."""
 
 
 def choose_platform(platform: Platform) -> str:

@@ -329,10 +329,10 @@ def _ranked(members: Sequence[Member]) -> tuple[Member, ...]:
 
 
 def _has_part(member: Member, halved_epochs: int) -> bool:
-    """Says whether a member trained on after the newest halving: it is not one of those that were stopped then."""
+    """Says whether a member trained on after the newest halving: it is not one of those that had ended by then."""
     job, done = member.job, _epochs_done(member)
     stopped = halved_epochs and done == halved_epochs and job.state is JobState.CANCELLED and not job.stop
-    return done >= halved_epochs and not stopped
+    return not job.state.ended or (done >= halved_epochs and not stopped)
 
 
 def _epochs_done(member: Member) -> int:
