@@ -81,7 +81,8 @@ def epoch_orders(keys: Sequence[Array], trained: NDArray[np.int32], epochs: rang
         trained: The images that are trained on, `[N]`, int32.
         epochs: The epochs.
     """
-    distinct = {_words_of(key): key for key in keys}
+    words_of_each = [_words_of(key) for key in keys]
+    distinct = dict(zip(words_of_each, keys, strict=True))
 
     def order(key: Array, epoch: int) -> NDArray[np.int32]:
         return trained[epoch_permutation(key, epoch, len(trained))]
@@ -92,7 +93,7 @@ def epoch_orders(keys: Sequence[Array], trained: NDArray[np.int32], epochs: rang
             drawn, following = following, {}
             if epoch + 1 in epochs:
                 following = {words: pool.submit(order, key, epoch + 1) for words, key in distinct.items()}
-            yield [drawn[_words_of(key)].result() for key in keys]
+            yield [drawn[words].result() for words in words_of_each]
 
 
 def _words(count: int, *entropy: int) -> NDArray[np.uint32]:

@@ -12,7 +12,7 @@ from handgrad.core import randomness, training
 from handgrad.core.evaluation import evaluate
 from handgrad.core.parameter_files import opt_state_to_named_arrays, to_named_arrays
 from handgrad.server.errors import ServiceError
-from handgrad.server.jobs import Epoch, Job, JobState, Live, Progress
+from handgrad.server.jobs import Epoch, Job, JobRequest, JobState, Live, Progress
 from handgrad.server.journal import Entry
 from handgrad.server.models import Draft, OptimizerState
 
@@ -132,21 +132,27 @@ class Run:
         )
 
 
-def epoch_of(run: Run, chunk: training.Chunk, seconds: float, images: Array, labels: Array) -> Epoch | None:
+def validation_of(request: JobRequest, images: Array, labels: Array) -> tuple[Array, Array] | None:
+    """Gives the images that are kept for validation, and their labels; None where none are."""
+    if not request.config.validation_images:
+        return None
+    kept = randomness.split_indices(request.train_images, request.config.validation_images)[1]
+    return images[kept], labels[kept]
+
+
+def epoch_of(run: Run, chunk: training.Chunk, seconds: float, validation: tuple[Array, Array] | None) -> Epoch | None:
     """Gives the epoch that a chunk ends, with how the validation images do then; None where it ends none."""
     if chunk.epoch_mean_loss is None:
         return None
     request, config = run.job.request, run.job.request.config
     epoch = Epoch(chunk.epoch, chunk.epoch_mean_loss, seconds)
-    if not config.validation_images:
+    if validation is None:
         return epoch
-    kept = randomness.split_indices(request.train_images, config.validation_images)[1]
     found = evaluate(
         request.network,
         chunk.state.params,
         chunk.state.statistics,
-        images[kept],
-        labels[kept],
+        *validation,
         config.pixels,
         config.objective,
     )

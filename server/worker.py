@@ -26,7 +26,7 @@ from handgrad.server.errors import ServiceError, StoppingError
 from handgrad.server.jobs import Caller, Job, JobRequest, Jobs, JobState, Live
 from handgrad.server.journal import Entry, Journal
 from handgrad.server.models import Models, read_params
-from handgrad.server.run import DivergedError, Pause, Run, Start, all_finite, epoch_of
+from handgrad.server.run import DivergedError, Pause, Run, Start, all_finite, epoch_of, validation_of
 from handgrad.server.storage import Storage
 from handgrad.server.sweeps import Group, Sweep, SweepRequest, Sweeps
 
@@ -305,6 +305,8 @@ class Worker:
         request, taken = runs[0].job.request, runs[0].job.snapshot
         every = request.config.publish_every_iterations
         images, labels = self._datasets.on_device(request.dataset, "train")
+        # Once, for all epochs and all jobs.
+        validation = validation_of(request, images, labels)
         snapshot_due = time.monotonic() + self._snapshot_seconds
         epoch_began = time.perf_counter() - (taken.epoch_seconds if taken else 0.0)
         for chunks in _chunks_of(alike, networks, images, labels):
@@ -318,7 +320,7 @@ class Worker:
             for (run, start), chunk in zip(alike, chunks, strict=False):
                 if not run.is_over:
                     with self._failing(run):
-                        entries += self._advance(run, start.key, chunk, pause, images, labels)
+                        entries += self._advance(run, start.key, chunk, pause, validation)
             if chunks[0].epoch_mean_loss is not None:
                 epoch_began = time.perf_counter()
             if entries:
@@ -334,7 +336,7 @@ class Worker:
             self._end(run, JobState.SUCCEEDED)
 
     def _advance(
-        self, run: Run, key: Array, chunk: training.Chunk, pause: Pause, images: Array, labels: Array
+        self, run: Run, key: Array, chunk: training.Chunk, pause: Pause, validation: tuple[Array, Array] | None
     ) -> list[Entry]:
         """Takes what a job did in a chunk; gives what is to be written of it.
 
@@ -348,7 +350,7 @@ class Worker:
             raise self._diverged(run.job, problem)
         loss = float(chunk.losses[-1])
         self._trained(len(chunk.losses), rate, loss)
-        epoch = epoch_of(run, chunk, pause.seconds, images, labels)
+        epoch = epoch_of(run, chunk, pause.seconds, validation)
         if not (pause.publishes or pause.snapshots):
             return []
         draft = run.draft(chunk.state, chunk.iteration, loss)
