@@ -36,7 +36,7 @@ AIMS = {"handgrad": 0.25, "a sweep of 1024": 5.0}
 def own_run(data: datasets.Dataset, epochs: int) -> Callable[[], None]:
     start = preset("report")
     net = network.make_network(start.layers, data.image_shape, data.classes)
-    recipe = training.recipe_of(net, start.config)
+    recipe = training.recipe_of(net, start.transform, start.config)
     config = replace(start.config, epochs=epochs)
     images, labels = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
 
@@ -62,7 +62,7 @@ def variant_run(
     """
     start = preset("report")
     net = network.make_network(start.layers, data.image_shape, data.classes)
-    recipe = replace(training.recipe_of(net, start.config), loops=False)
+    recipe = replace(training.recipe_of(net, start.transform, start.config), loops=False)
     images, labels = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
     per_epoch = len(images) // start.config.batch_size
     rates = jnp.full(per_epoch, start.config.learning_rate, jnp.float32)
@@ -175,7 +175,7 @@ def sweep_run(data: datasets.Dataset, epochs: int, networks: int) -> Callable[[]
     """The core's loop of many networks: each with its own seed, order of images, and learning rate."""
     start = preset("report")
     net = network.make_network(start.layers, data.image_shape, data.classes)
-    recipe = training.recipe_of(net, start.config)
+    recipe = training.recipe_of(net, start.transform, start.config)
     images, labels = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
     rates = np.linspace(0.005, 0.02, networks)
     configs = [

@@ -24,7 +24,7 @@ import grpc
 from machine import machine, results
 
 import handgrad
-from handgrad.v1 import params_pb2
+from handgrad.v1 import tensor_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
 CALLERS = 64
@@ -46,7 +46,7 @@ class Round:
 
 def serve_bare(size_bytes: int, address: Any) -> None:
     """A grpcio server that gives bytes from memory, with as many threads as handgrad's."""
-    answer = pb.GetParamsResponse(tensors=[params_pb2.Tensor(data=bytes(size_bytes))]).SerializeToString()
+    answer = pb.GetParamsResponse(tensors=[tensor_pb2.Tensor(data=bytes(size_bytes))]).SerializeToString()
     handler: Any = grpc.unary_unary_rpc_method_handler(lambda *_: answer)
     server = grpc.server(ThreadPoolExecutor(64))
     service, method = METHOD.strip("/").split("/")

@@ -64,7 +64,7 @@ def autodiff_iterations(*arguments: Any, recipe: training.Recipe, batch_size: in
 def core_run(name: str, data: datasets.Dataset, iterate: Callable[..., Any]) -> Run:
     start = preset(name)
     net = network.make_network(start.layers, data.image_shape, data.classes)
-    recipe = training.recipe_of(net, start.config)
+    recipe = training.recipe_of(net, start.transform, start.config)
     images, labels = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
     numbers = training.hyperparameters_of(start.config)
     order = jnp.asarray(np.random.default_rng(0).permutation(len(images)).astype(np.int32))

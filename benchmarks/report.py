@@ -55,7 +55,7 @@ def bare_loop(data: datasets.Dataset) -> Callable[[], None]:
 
     def run() -> None:
         init_key, permutation_key = randomness.keys_of_run(0)
-        recipe = training.recipe_of(net, report.config)
+        recipe = training.recipe_of(net, report.transform, report.config)
         state = training.initial_state(recipe, network.init(net, init_key))
         for _ in training.train(recipe, report.config, state, images, labels, permutation_key):
             pass

@@ -55,7 +55,7 @@ def point(axis: str, value: int, seconds: float) -> dict[str, float]:
     labels = jnp.asarray(np.tile(data.train.labels, times)[:size])
     config = replace(preset("report").config, batch_size=batch, epochs=100_000, learning_rate=0.001)
     net = network.fully_connected(784, hidden, 10)
-    recipe = training.recipe_of(net, config)
+    recipe = training.recipe_of(net, "identity", config)
     networks = value if axis == "sweep" else 1
 
     def train(seed: int, until: float) -> tuple[int, float]:

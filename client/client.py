@@ -22,16 +22,17 @@ from handgrad.client import errors
 from handgrad.client.channel import Security, open_channel
 from handgrad.client.job import SECONDS_BETWEEN_TRIES, Job
 from handgrad.client.network import LayerSpec, fully_connected, network_to_proto, read_network
-from handgrad.client.params import Params, arrays_from_proto, verify, write_npz
+from handgrad.client.params import Params, array_of, arrays_from_proto, verify, write_npz
 from handgrad.client.private_server import PrivateServer
+from handgrad.client.signature import TRANSFORMS, Transform
 from handgrad.client.sweep import Halving, Sweep
 from handgrad.client.upload import CHUNK_BYTES, chunks_of, dataset_files, describe, image_tensors
-from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, params_pb2, sweep_pb2
+from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, params_pb2, signature_pb2, sweep_pb2
 from handgrad.v1 import training_service_pb2 as pb
 from handgrad.v1.training_service_pb2_grpc import TrainingServiceStub
 
-Pixels = Literal["raw", "unit"]
 Split = Literal["train", "test"]
+Kind = Literal["probabilities", "scores"]
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["TrainingService"].full_name
@@ -40,11 +41,6 @@ CALL_SECONDS: Final = 120.0
 RECONNECT_SECONDS: Final = 60.0
 IMAGE_BYTES_PER_CALL: Final = 2 * 2**20
 
-_PIXELS: Final[dict[Pixels | None, network_pb2.PixelScale.ValueType]] = {
-    None: network_pb2.PIXEL_SCALE_UNSPECIFIED,
-    "raw": network_pb2.PIXEL_SCALE_RAW,
-    "unit": network_pb2.PIXEL_SCALE_UNIT,
-}
 _SPLITS: Final[dict[Split, dataset_pb2.Split.ValueType]] = {
     "train": dataset_pb2.SPLIT_TRAIN,
     "test": dataset_pb2.SPLIT_TEST,
@@ -68,10 +64,12 @@ class Evaluation:
 
     Attributes:
         version: The params that were evaluated.
-        loss: Mean cross-entropy, in nats.
+        loss: Mean of the loss that was trained, without label smoothing.
         accuracy: Part of the images whose most probable class is their label, 0 to 1.
         images: How many there were.
         confusion: `[C, C]`: row r, column c counts the images of label r that were taken for c.
+        loss_name: Which loss it is: "softmax_cross_entropy", in nats, or "squared_error".
+        notes: What was assumed, a sentence each.
     """
 
     version: params_pb2.ParamsVersion
@@ -79,6 +77,8 @@ class Evaluation:
     accuracy: float
     images: int
     confusion: NDArray[np.int64]
+    loss_name: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,32 @@ class Prediction:
     """What a model takes images for.
 
     Attributes:
-        version: The params that were asked.
-        labels: The most probable class of each image, `[N]`.
-        probabilities: `[N, C]`, float32.
+        version: The params that were asked; its signature has the classes' names.
+        labels: The class that each image is taken for, `[N]`.
+        outputs: What the model says of each class, `[N, C]`, float32: probabilities or scores, as `kind` says.
+        kind: "probabilities", or "scores" where the loss that was trained makes none.
+        notes: What was assumed of the images, a sentence each.
     """
 
     version: params_pb2.ParamsVersion
     labels: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
+    outputs: NDArray[np.float32]
+    kind: Kind
+    notes: tuple[str, ...] = ()
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """The outputs, where they are probabilities.
+
+        Raises:
+            PreconditionError: They are scores.
+        """
+        if self.kind != "probabilities":
+            loss = self.version.signature.outputs.loss
+            raise errors.PreconditionError(
+                f"a model trained with {loss} has no probabilities; `outputs` are its scores"
+            )
+        return self.outputs
 
 
 def connect(
@@ -183,10 +201,10 @@ class Client:
         dataset: str = "",
         network: str | os.PathLike[str] | Sequence[LayerSpec] | None = None,
         hidden: Sequence[int] | None = None,
+        transform: Transform | None = None,
         batch_size: int | None = None,
         epochs: int | None = None,
         learning_rate: float | None = None,
-        pixels: Pixels | None = None,
         seed: int | None = None,
         publish_every_iterations: int | None = None,
         optimizer: str | None = None,
@@ -223,10 +241,12 @@ class Client:
             dataset: Data set to train on; "mnist" if empty.
             network: A network's TOML file, or its layers, such as `[{"kind": "affine", "outputs": 50}, ...]`.
             hidden: Width of each hidden layer of sigmoids, `()` for none: a short way to say a network.
+            transform: How numbers become inputs, for a model that is made: "identity" as they are, "unit" divides bytes
+                by 255. None: the preset's for a data set of bytes, the identity for one of floats. A model that exists
+                keeps its own.
             batch_size: Images in a mini-batch.
             epochs: Passes over the training images.
             learning_rate: Step size.
-            pixels: "raw" for 0 to 255, "unit" for 0 to 1.
             seed: Of the initial params, the permutations, and what else is random.
             publish_every_iterations: Iterations from one publication to the next; 0 for epochs' ends only.
             optimizer: "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw" or "muon".
@@ -287,7 +307,6 @@ class Client:
                 "validation_images": validation_images,
                 "patience": patience,
                 "keep_best": keep_best,
-                "pixels": pixels,
             }
         )
         request = _message(
@@ -300,6 +319,7 @@ class Client:
             request_id=uuid.uuid4().hex if request_id is None else request_id,
             client=client,
             cancel_on_disconnect=cancel_on_disconnect,
+            transform=_choice(TRANSFORMS, transform, "transform"),
         )
 
         def start() -> Iterator[job_pb2.JobEvent]:
@@ -316,6 +336,7 @@ class Client:
         model: str = "",
         dataset: str = "",
         config: Mapping[str, Any] | None = None,
+        transform: Transform | None = None,
         halving: Halving | None = None,
         request_id: str | None = None,
         client: str = "",
@@ -331,6 +352,7 @@ class Client:
             model: Model that the best member becomes the next version of; empty for one named as the sweep.
             dataset: Data set to train on; "mnist" if empty.
             config: The settings that all members have.
+            transform: As for `train`, for all members.
             halving: When hopeless members are stopped; None for never.
             request_id: As for `train`.
             client: As for `train`.
@@ -350,6 +372,7 @@ class Client:
             config=_config(config or {}),
             members=[_config(member) for member in members],
             halving=halving and sweep_pb2.Halving(first_epochs=halving.first_epochs, factor=halving.factor),
+            transform=_choice(TRANSFORMS, transform, "transform"),
             request_id=uuid.uuid4().hex if request_id is None else request_id,
             client=client,
         )
@@ -469,6 +492,15 @@ class Client:
         request = _message(pb.GetParamsRequest, model=model, version=version)
         return self._params(self._call(self._stub.GetParams, request))
 
+    def get_version(self, model: str, version: int = 0) -> params_pb2.ParamsVersion:
+        """Returns what is known of a version, the newest for 0, without its arrays: its network, its signature.
+
+        Raises:
+            NotFoundError: There is no such model or version, or it is no longer kept.
+        """
+        request = _message(pb.GetParamsRequest, model=model, version=version, metadata_only=True)
+        return self._call(self._stub.GetParams, request).params_version
+
     def get_newer_params(self, model: str, if_newer_than: int) -> Params | None:
         """Gives the newest version of a model's params, or None where it is no newer than one that is known.
 
@@ -537,17 +569,30 @@ class Client:
         return self._call(self._stub.LoadParams, request)
 
     def upload_params(
-        self, source: str | os.PathLike[str] | Mapping[str, NDArray[Any]], model: str = ""
-    ) -> params_pb2.ParamsVersion:
+        self,
+        source: str | os.PathLike[str] | Mapping[str, NDArray[Any]],
+        model: str = "",
+        *,
+        network: str | os.PathLike[str] | Sequence[LayerSpec] | None = None,
+        input_shape: Sequence[int] = (),
+        transform: Transform | None = None,
+    ) -> pb.UploadParamsResponse:
         """Publishes params of one's own as the next version of a model; empty for a new one.
 
         Args:
             source: A .npz or .safetensors file, or arrays: `W_1`, `b_1`, `W_2`, ... as in `Params`, float32 or float64.
             model: The model's name.
+            network: The network that they are of, as for `train`; None for the one that the file names, otherwise the
+                model's, otherwise the one of affine layers and sigmoids that fits.
+            input_shape: Shape of an example of that network, where its file does not say it.
+            transform: As for `train`, where the file does not say it.
+
+        Returns:
+            The version, and in its notes what was assumed where the file does not say it.
 
         Raises:
             InvalidArgumentError: An array is missing, unknown, of a wrong shape or type, or not finite.
-            PreconditionError: The model has another network, or a job is training it.
+            PreconditionError: The model has another network or another signature, or a job is training it.
             OSError: The file cannot be read.
         """
         if isinstance(source, Mapping):
@@ -556,13 +601,17 @@ class Client:
             chunks, file = _chunks(content.getvalue()), "arrays"
         else:
             chunks, file = _chunks(Path(source).read_bytes()), Path(source).name
-        first = _message(pb.UploadParamsRequest, model=model, file=file)
+        spec = _network(network, None)
+        if spec and not spec.input_shape:
+            spec.input_shape.extend(input_shape)
+        scale = _choice(TRANSFORMS, transform, "transform")
+        first = _message(pb.UploadParamsRequest, model=model, file=file, network=spec, transform=scale)
 
         def requests() -> Iterator[pb.UploadParamsRequest]:
             yield first
             yield from (pb.UploadParamsRequest(chunk=chunk) for chunk in chunks)
 
-        return self._call(self._stub.UploadParams, requests()).params_version
+        return self._call(self._stub.UploadParams, requests())
 
     def list_models(self) -> Iterator[params_pb2.Model]:
         """Gives the models, by name."""
@@ -659,58 +708,67 @@ class Client:
         """
         self._call(self._stub.DeleteDataset, _message(pb.DeleteDatasetRequest, dataset=dataset))
 
-    def predict(
-        self, model: str, images: NDArray[Any], version: int = 0, *, pixels: Pixels | None = None
-    ) -> Prediction:
+    def get_examples(
+        self, dataset: str, indices: Sequence[int], *, split: Split = "test"
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Fetches examples of a data set: `[n, ...]`, uint8 or float32, and their labels `[n]`, in the indices' order.
+
+        Raises:
+            NotFoundError: There is no such data set.
+            InvalidArgumentError: An index is past the split's end, or there are too many for an answer.
+        """
+        request = _message(
+            pb.GetExamplesRequest, dataset=dataset, split=_choice(_SPLITS, split, "split"), indices=indices
+        )
+        response = self._call(self._stub.GetExamples, request)
+        return array_of(response.examples), np.array(response.labels, np.int64)
+
+    def predict(self, model: str, images: NDArray[Any], version: int = 0) -> Prediction:
         """Tells the classes of images, all by the same version: the newest for 0.
 
         Args:
             model: The model's name.
-            images: `[N, ...]`, uint8 or float32, with as many numbers an image as the network has inputs.
+            images: `[N, ...]`, uint8 or float32, of the shape and with the kind of numbers that the version's signature
+                says.
             version: The version's number.
-            pixels: How pixels become inputs; None for the way the params were trained.
 
         Raises:
             NotFoundError: There is no such model or version.
-            InvalidArgumentError: The images are not what the network takes.
+            InvalidArgumentError: The images are not what the model takes; it names both sides.
         """
-        scale = _choice(_PIXELS, pixels, "pixels")
         pieces: list[pb.PredictResponse] = []
         for tensor in image_tensors(images, IMAGE_BYTES_PER_CALL):
-            request = _message(pb.PredictRequest, model=model, version=version, images=tensor, pixels=scale)
+            request = _message(pb.PredictRequest, model=model, version=version, images=tensor)
             pieces.append(self._call(self._stub.Predict, request))
             version = pieces[0].params_version.version
-        probabilities = [np.array(piece.probabilities, np.float32).reshape(-1, piece.classes) for piece in pieces]
+        found, kind = pieces[0].params_version, _kind(pieces[0].params_version)
+        outputs = [np.array(getattr(piece, kind), np.float32).reshape(-1, piece.classes) for piece in pieces]
         labels = [np.array(piece.labels, np.int64) for piece in pieces]
-        return Prediction(pieces[0].params_version, np.concatenate(labels), np.concatenate(probabilities))
+        notes = tuple(dict.fromkeys(note for piece in pieces for note in piece.notes))
+        return Prediction(found, np.concatenate(labels), np.concatenate(outputs), kind, notes)
 
-    def evaluate(
-        self, model: str, version: int = 0, *, dataset: str = "", split: Split = "test", pixels: Pixels | None = None
-    ) -> Evaluation:
-        """Evaluates a version of a model, the newest for 0.
+    def evaluate(self, model: str, version: int = 0, *, dataset: str = "", split: Split = "test") -> Evaluation:
+        """Evaluates a version of a model, the newest for 0, by the loss that was trained.
 
         Args:
             model: The model's name.
             version: The version's number.
             dataset: Data set; "mnist" if empty.
             split: Which part of it.
-            pixels: How pixels become inputs; None for the way the params were trained.
 
         Raises:
             NotFoundError: There is no such model, version or data set.
-            InvalidArgumentError: The network does not fit the data set.
+            InvalidArgumentError: The data set is not what the model takes; it names both sides.
         """
         request = _message(
-            pb.EvaluateRequest,
-            model=model,
-            version=version,
-            dataset=dataset,
-            split=_choice(_SPLITS, split, "split"),
-            pixels=_choice(_PIXELS, pixels, "pixels"),
+            pb.EvaluateRequest, model=model, version=version, dataset=dataset, split=_choice(_SPLITS, split, "split")
         )
         response = self._call(self._stub.Evaluate, request)
         confusion = np.array(response.confusion, np.int64).reshape(response.classes, response.classes)
-        return Evaluation(response.params_version, response.loss, response.accuracy, response.images, confusion)
+        return Evaluation(
+            *(response.params_version, response.loss, response.accuracy, response.images, confusion),
+            *(response.loss_name, tuple(response.notes)),
+        )
 
     def describe_network(
         self,
@@ -852,11 +910,10 @@ def _config(settings: Mapping[str, Any]) -> job_pb2.TrainConfig:
     for name in settings:
         if name not in known:
             raise errors.InvalidArgumentError(f"{name}: no setting; there are {', '.join(sorted(known))}", name)
-    given = {name: value for name, value in settings.items() if name not in ("network", "hidden", "pixels")}
+    given = {name: value for name, value in settings.items() if name not in ("network", "hidden")}
     return _message(
         job_pb2.TrainConfig,
         network=_network(settings.get("network"), settings.get("hidden")),
-        pixels=_choice(_PIXELS, settings.get("pixels"), "pixels"),
         **given,
     )
 
@@ -869,6 +926,11 @@ def _network(
     if network is None:
         return None if hidden is None else network_to_proto(fully_connected(hidden))
     return read_network(network) if isinstance(network, str | os.PathLike) else network_to_proto(network)
+
+
+def _kind(version: params_pb2.ParamsVersion) -> Kind:
+    is_scores = version.signature.outputs.kind == signature_pb2.OUTPUT_KIND_SCORES
+    return "scores" if is_scores else "probabilities"
 
 
 def _network_choice(

@@ -110,9 +110,6 @@ def inputs_of(network: network_pb2.NetworkSpec) -> int:
     return math.prod(network.input_shape)
 
 
-def told_in_file(network: network_pb2.NetworkSpec) -> str | None:
-    """Gives what a parameter file says of its network; None for affine layers and sigmoids, which its arrays tell."""
-    kinds = [layer.kind for layer in network.layers]
-    if not kinds or kinds == ["affine", *["sigmoid", "affine"] * (len(kinds) // 2)]:
-        return None
+def told_in_file(network: network_pb2.NetworkSpec) -> str:
+    """Returns what a parameter file says of its network."""
     return json.dumps(json.loads(MessageToJson(network)), sort_keys=True)

@@ -12,15 +12,16 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from handgrad.client import network, signature
 from handgrad.client.errors import DamagedError, InvalidArgumentError
-from handgrad.client.network import told_in_file
-from handgrad.v1 import params_pb2
+from handgrad.v1 import params_pb2, tensor_pb2
 
 ENDINGS: Final = (".npz", ".safetensors")
 
 _DTYPES: Final[dict[int, np.dtype[Any]]] = {
-    params_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
-    params_pb2.DATA_TYPE_FLOAT64: np.dtype("<f8"),
+    tensor_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+    tensor_pb2.DATA_TYPE_FLOAT64: np.dtype("<f8"),
+    tensor_pb2.DATA_TYPE_UINT8: np.dtype(np.uint8),
 }
 
 
@@ -48,7 +49,7 @@ class Params:
         check_ending(path)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as partial:
             try:
-                _write(partial, path.suffix, self.arrays, told_in_file(self.version.network))
+                _write(partial, path.suffix, self.arrays, _told(self.version))
                 partial.flush()
                 os.fsync(partial.fileno())
                 # A temporary file is its owner's alone; this one gets the permissions that open() would have given.
@@ -65,7 +66,7 @@ def check_ending(path: Path) -> None:
         raise InvalidArgumentError(f"{path.name}: a parameter file ends in {' or '.join(ENDINGS)}", path.name)
 
 
-def arrays_from_proto(tensors: Iterable[params_pb2.Tensor], data: bytes) -> dict[str, NDArray[Any]]:
+def arrays_from_proto(tensors: Iterable[tensor_pb2.Tensor], data: bytes) -> dict[str, NDArray[Any]]:
     """Gives tensors as arrays whose elements lie in `data`, one after the other."""
     arrays: dict[str, NDArray[Any]] = {}
     offset = 0
@@ -79,6 +80,11 @@ def arrays_from_proto(tensors: Iterable[params_pb2.Tensor], data: bytes) -> dict
         arrays[tensor.name] = np.frombuffer(data, dtype, count, offset).reshape(tensor.shape)
         offset += count * dtype.itemsize
     return arrays
+
+
+def array_of(tensor: tensor_pb2.Tensor) -> NDArray[Any]:
+    """Returns a tensor as an array, read-only."""
+    return arrays_from_proto([tensor], tensor.data)[tensor.name]
 
 
 def verify(version: params_pb2.ParamsVersion, data: bytes) -> None:
@@ -100,12 +106,18 @@ def write_npz(file: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
         raise InvalidArgumentError(f"arrays: {error}", "arrays") from error
 
 
-def _write(file: IO[bytes], ending: str, arrays: Mapping[str, NDArray[Any]], network: str | None) -> None:
+def _told(version: params_pb2.ParamsVersion) -> dict[str, str]:
+    """Returns what a file says of its arrays: their network, their signature, and the epochs that they were trained."""
+    told = {"network": network.told_in_file(version.network), "epochs": str(version.epochs)}
+    return told | ({"signature": signature.told_in_file(version.signature)} if version.HasField("signature") else {})
+
+
+def _write(file: IO[bytes], ending: str, arrays: Mapping[str, NDArray[Any]], told: dict[str, str]) -> None:
     if ending == ".npz":
-        write_npz(file, arrays if network is None else {**arrays, "network": np.array(network)})
+        write_npz(file, {**arrays, **{name: np.array(text) for name, text in told.items()}})
     else:
         plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        file.write(safetensors.numpy.save(plain, None if network is None else {"network": network}))
+        file.write(safetensors.numpy.save(plain, told))
 
 
 def _umask() -> int:

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handgrad.client.errors import InvalidArgumentError
+from handgrad.client.signature import loss_axis
 from handgrad.v1 import job_pb2
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ENDINGS: Final = (".png", ".svg")
+_TITLES: Final = {"softmax_cross_entropy": "Cross Entropy Error", "squared_error": "Squared Error"}
 MAX_WINDOW: Final = 200
 """Iterations of the running mean, at most; short runs take a twentieth of theirs."""
 
@@ -35,6 +37,7 @@ def plot_losses(
     *,
     iterations_per_epoch: int,
     skip: int = 0,
+    loss: str = "softmax_cross_entropy",
 ) -> None:
     """Draws losses against iterations, as PNG or SVG by the file's ending.
 
@@ -46,6 +49,7 @@ def plot_losses(
         epochs: The epochs whose means are drawn.
         iterations_per_epoch: Mini-batches of an epoch.
         skip: Iterations before the first loss.
+        loss: Which loss it is, as the contract names it.
 
     Raises:
         InvalidArgumentError: The ending is another, or matplotlib is not installed.
@@ -59,6 +63,8 @@ def plot_losses(
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     _draw(axes, np.asarray(losses, np.float64), epochs, iterations_per_epoch, skip)
+    axes.set_title(_TITLES.get(loss, loss))
+    axes.set_ylabel(loss_axis(loss))
     figure.savefig(path)
 
 
@@ -139,9 +145,7 @@ def _draw(
             markersize=5,
             label=f"validation, accuracy {ends[-1][1].validation_accuracy:.2%} at the end",
         )
-    axes.set_title("Cross Entropy Error")
     axes.set_xlabel("iteration")
-    axes.set_ylabel("cross-entropy [nats]")
     axes.set_ylim(bottom=0)
     axes.margins(x=0.01)
     axes.grid(visible=True, color="0.9")

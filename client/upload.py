@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handgrad.client.errors import InvalidArgumentError
-from handgrad.v1 import dataset_pb2, params_pb2
+from handgrad.v1 import dataset_pb2, tensor_pb2
 
 CHUNK_BYTES = 2**20
 FORMATS: Final = (
@@ -55,7 +55,7 @@ def chunks_of(path: Path, start: int) -> Iterator[tuple[int, bytes]]:
             start += len(chunk)
 
 
-def image_tensors(images: NDArray[Any], max_bytes: int) -> Iterator[params_pb2.Tensor]:
+def image_tensors(images: NDArray[Any], max_bytes: int) -> Iterator[tensor_pb2.Tensor]:
     """Gives images as tensors of at most `max_bytes` of data each, unless one image alone has more.
 
     Raises:
@@ -65,9 +65,9 @@ def image_tensors(images: NDArray[Any], max_bytes: int) -> Iterator[params_pb2.T
         raise InvalidArgumentError(f"images: uint8 or float32; got {images.dtype}", "images")
     if images.ndim < 2 or not len(images):
         raise InvalidArgumentError(f"images: of shape (images, ...), one or more; got {images.shape}", "images")
-    kind = params_pb2.DATA_TYPE_UINT8 if images.dtype == np.uint8 else params_pb2.DATA_TYPE_FLOAT32
+    kind = tensor_pb2.DATA_TYPE_UINT8 if images.dtype == np.uint8 else tensor_pb2.DATA_TYPE_FLOAT32
     plain = images if images.dtype == np.uint8 else images.astype("<f4")
     per_call = max(1, max_bytes // max(1, math.prod(plain.shape[1:]) * plain.itemsize))
     for start in range(0, len(plain), per_call):
         part = plain[start : start + per_call]
-        yield params_pb2.Tensor(name="images", data_type=kind, shape=part.shape, data=part.tobytes())
+        yield tensor_pb2.Tensor(name="images", data_type=kind, shape=part.shape, data=part.tobytes())

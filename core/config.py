@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from handgrad.core.augmentation import Augmentation
 from handgrad.core.errors import InvalidInputError
@@ -15,9 +15,7 @@ from handgrad.core.network_spec import layers_from_spec
 from handgrad.core.operations.base import Layer
 from handgrad.core.optimizers import OPTIMIZERS, Optimizer
 from handgrad.core.schedules import SCHEDULES
-
-Pixels: TypeAlias = Literal["raw", "unit"]
-"""How a pixel's byte becomes an input: as it is, or divided by 255."""
+from handgrad.core.signature import Transform
 
 MAX_EPOCHS = 100_000
 MAX_ITERATIONS = 100_000_000
@@ -39,7 +37,6 @@ class TrainConfig:
             dropped.
         epochs: Passes over the training images, 1 to MAX_EPOCHS.
         learning_rate: Step size, finite and more than 0; the largest of its schedule.
-        pixels: How pixels become inputs.
         seed: Of the initial params, the permutations, and what else is random, 0 to MAX_SEED.
         publish_every_iterations: Iterations from one publication of the params to the next; 0 for epochs' ends only.
         optimizer: A name of OPTIMIZERS.
@@ -66,7 +63,6 @@ class TrainConfig:
     batch_size: int
     epochs: int
     learning_rate: float
-    pixels: Pixels
     seed: int = 0
     publish_every_iterations: int = 0
     momentum: float = 0.0
@@ -130,7 +126,6 @@ class TrainConfig:
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("loss", LOSSES),
-            ("pixels", {"raw": 0, "unit": 1}),
         )
         for field, table in tables:
             if getattr(self, field) not in table:
@@ -201,10 +196,11 @@ def overridden(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """A named starting point: the layers and the settings."""
+    """A named starting point: the layers, the settings, and how bytes become inputs."""
 
     layers: tuple[Layer, ...]
     config: TrainConfig
+    transform: Transform
 
 
 PRESETS = ("report", "mlp", "lenet", "cnn", "resnet")
@@ -217,5 +213,5 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise InvalidInputError("preset", f"one of {', '.join(PRESETS)}; got {name!r:.100}")
     told = tomllib.loads((resources.files("handgrad.core") / "presets" / f"{name}.toml").read_text())
-    base = TrainConfig(batch_size=100, epochs=10, learning_rate=0.01, pixels="unit")
-    return Preset(layers_from_spec(told["layers"]), overridden(base, told["settings"]))
+    base = TrainConfig(batch_size=100, epochs=10, learning_rate=0.01)
+    return Preset(layers_from_spec(told["layers"]), overridden(base, told["settings"]), told.get("transform", "unit"))

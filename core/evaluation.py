@@ -11,11 +11,10 @@ from jax import Array
 from numpy.typing import NDArray
 
 from handgrad.core.compilation import compiler_options
-from handgrad.core.config import Pixels
 from handgrad.core.network import CROSS_ENTROPY, LOSSES, Loss, Network, forward
 from handgrad.core.operations.base import Params
 from handgrad.core.operations.softmax import log_softmax
-from handgrad.core.training import scale_pixels
+from handgrad.core.signature import Kind, Transform, to_inputs
 
 ACTIVATIONS_PER_CALL = 2**23
 """Numbers that one call computes in all layers together, which bounds its memory."""
@@ -42,7 +41,7 @@ def evaluate(
     statistics: Params,
     images: Array,
     labels: Array,
-    pixels: Pixels,
+    transform: Transform,
     loss: Loss = CROSS_ENTROPY,
 ) -> Evaluation:
     """Evaluates params on images, as many at a time as ACTIVATIONS_PER_CALL allows.
@@ -53,7 +52,7 @@ def evaluate(
         statistics: What its layers keep besides.
         images: `[N, D]`, uint8 or float32, N 1 or more.
         labels: `[N]`, integer.
-        pixels: How pixels become inputs.
+        transform: From images to inputs.
         loss: What is measured.
     """
     size = images.shape[0]
@@ -63,7 +62,7 @@ def evaluate(
     for start in range(0, size, images_per_call):
         part = slice(start, start + images_per_call)
         arrays = (images[part], labels[part])
-        part_loss, part_confusion = _compiled_part()(network, params, statistics, *arrays, pixels, loss)
+        part_loss, part_confusion = _compiled_part()(network, params, statistics, *arrays, transform, loss)
         total += float(part_loss) * len(arrays[1])
         confusion += np.asarray(part_confusion)
     return Evaluation(total / size, float(np.trace(confusion)) / size, confusion)
@@ -74,41 +73,52 @@ def predict(
     params: Params,
     statistics: Params,
     images: NDArray[np.uint8] | NDArray[np.float32],
-    pixels: Pixels,
+    transform: Transform,
+    kind: Kind = "probabilities",
 ) -> NDArray[np.float32]:
-    """Gives the probability of each class for images.
+    """Returns what a model says of images: the probability of each class, or its score.
 
     Args:
         network: The architecture.
         params: Its params.
         statistics: What its layers keep besides.
         images: `[N, D]`, uint8 or float32.
-        pixels: How pixels become inputs.
+        transform: From images to inputs.
+        kind: Whether the outputs are logits, whose softmax is returned, or scores.
 
     Returns:
-        `[N, C]`, float32; the rows sum to 1.
+        `[N, C]`, float32; the rows of probabilities sum to 1.
     """
     size = len(images)
     # Filled up to a power of two, so that callers with batches of any size cause few compilations, not one each.
     padded = np.zeros((1 << (size - 1).bit_length(), images.shape[1]), images.dtype)
     padded[:size] = images
-    return np.asarray(_compiled_probabilities()(network, params, statistics, jnp.asarray(padded), pixels))[:size]
+    return np.asarray(_compiled_outputs()(network, params, statistics, jnp.asarray(padded), transform, kind))[:size]
 
 
-def _probabilities(network: Network, params: Params, statistics: Params, images: Array, pixels: Pixels) -> Array:
-    return jnp.exp(log_softmax(forward(network, params, statistics, scale_pixels(images, pixels))))
+def _outputs(
+    network: Network, params: Params, statistics: Params, images: Array, transform: Transform, kind: Kind
+) -> Array:
+    outputs = forward(network, params, statistics, to_inputs(images, transform))
+    return jnp.exp(log_softmax(outputs)) if kind == "probabilities" else outputs
 
 
 @cache
-def _compiled_probabilities() -> Callable[..., Array]:
-    return jax.jit(_probabilities, static_argnames=("network", "pixels"), compiler_options=compiler_options())
+def _compiled_outputs() -> Callable[..., Array]:
+    return jax.jit(_outputs, static_argnames=("network", "transform", "kind"), compiler_options=compiler_options())
 
 
 def _evaluate_part(
-    network: Network, params: Params, statistics: Params, images: Array, labels: Array, pixels: Pixels, loss: Loss
+    network: Network,
+    params: Params,
+    statistics: Params,
+    images: Array,
+    labels: Array,
+    transform: Transform,
+    loss: Loss,
 ) -> tuple[Array, Array]:
     """Gives the mean of the losses, whose sum may exceed float32, and the counts of the confusion matrix."""
-    logits = forward(network, params, statistics, scale_pixels(images, pixels))
+    logits = forward(network, params, statistics, to_inputs(images, transform))
     labels = labels.astype(jnp.int32)
     # Without smoothing, which is for training: what is measured is the label's.
     mean = LOSSES[loss.name].op(logits, labels)
@@ -118,4 +128,6 @@ def _evaluate_part(
 
 @cache
 def _compiled_part() -> Callable[..., tuple[Array, Array]]:
-    return jax.jit(_evaluate_part, static_argnames=("network", "pixels", "loss"), compiler_options=compiler_options())
+    return jax.jit(
+        _evaluate_part, static_argnames=("network", "transform", "loss"), compiler_options=compiler_options()
+    )

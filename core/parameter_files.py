@@ -4,14 +4,16 @@ The layout: layer k, counted from 1 among those that have arrays, has `W_k` and 
 shape (outputs, inputs) and its `b_k` (outputs, 1), so that the layer maps a column x to W_k x + b_k. What a layer keeps
 besides its params, such as `mean_k`, stands with them.
 
-A file of another network than one of affine layers and sigmoids says which network it holds, as JSON: in the array
-`network` of an .npz file, in the metadata of a .safetensors file.
+A file says as JSON which network it holds, which signature its params have, and how many epochs they were trained: in
+the arrays `network`, `signature` and `epochs` of an .npz file, in the metadata of a .safetensors file. One that says
+nothing, such as the report's own, is taken for affine layers with sigmoids between them.
 """
 
 import json
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import jax.numpy as jnp
@@ -32,7 +34,12 @@ MAX_FILE_BYTES: Final = 8 * MAX_PARAMETERS + 2**20
 """The most a parameter file may hold, decompressed: float64 for the largest network, and its headers."""
 
 NETWORK: Final = "network"
-"""What a file calls its network."""
+SIGNATURE: Final = "signature"
+EPOCHS: Final = "epochs"
+TOLD: Final = (NETWORK, SIGNATURE, EPOCHS)
+"""What a file calls that which it says of its arrays."""
+
+MAX_DIGITS: Final = 9
 
 _STEPS: Final = "steps"
 
@@ -149,7 +156,24 @@ def _check_names(arrays: Mapping[str, NDArray[Any]], wanted: Iterable[str], sour
         raise InvalidInputError(source, f"the array {unknown[0]} is unknown; its arrays should be {', '.join(wanted)}")
 
 
-def read(content: bytes, file: str) -> tuple[dict[str, NDArray[Any]], Network | None]:
+@dataclass(frozen=True)
+class ParameterFile:
+    """What a parameter file holds.
+
+    Attributes:
+        arrays: Its arrays, as they are.
+        network: The network that it says it holds; None where it does not say.
+        signature: Its signature as JSON, which is yet to be held against the network; None where it does not say.
+        epochs: Epochs that its params were trained; 0 where it does not say.
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    network: Network | None = None
+    signature: str | None = None
+    epochs: int = 0
+
+
+def read(content: bytes, file: str) -> ParameterFile:
     """Reads a parameter file; its content tells which of the two formats it has.
 
     Nothing in the file is executed: an .npz with pickled objects is refused.
@@ -158,9 +182,6 @@ def read(content: bytes, file: str) -> tuple[dict[str, NDArray[Any]], Network | 
         content: The file's bytes.
         file: Its name, for errors.
 
-    Returns:
-        Its arrays, and the network that it says it holds, if it says so.
-
     Raises:
         InvalidInputError: The file is neither format, is damaged, or holds something else than numbers.
     """
@@ -168,23 +189,33 @@ def read(content: bytes, file: str) -> tuple[dict[str, NDArray[Any]], Network | 
         raise InvalidInputError(file, "the file is empty")
     if npz.is_zip(content):
         arrays = npz.read(content, file, MAX_FILE_BYTES)
-        told = arrays.pop(NETWORK, None)
-        if told is None:
-            return arrays, None
-        if told.ndim or told.dtype.kind != "U":
-            raise InvalidInputError(file, f"the array {NETWORK} is {told.dtype} of shape {told.shape}; expected a text")
-        return arrays, _network_told(str(told), file)
+        told = {name: _text(arrays.pop(name), name, file) for name in TOLD if name in arrays}
+        return _file(arrays, told, file)
     try:
         arrays = dict(safetensors.numpy.load(content))
         metadata = _metadata(content)
     except (SafetensorError, KeyError, TypeError, ValueError, struct.error) as error:
         raise InvalidInputError(file, f"neither a whole .npz nor a whole .safetensors file: {error}") from error
-    return arrays, _network_told(metadata[NETWORK], file) if NETWORK in metadata else None
+    return _file(arrays, {name: str(metadata[name]) for name in TOLD if name in metadata}, file)
 
 
 def read_arrays(content: bytes, file: str) -> dict[str, NDArray[Any]]:
     """Reads the arrays of a parameter file; see `read`."""
-    return read(content, file)[0]
+    return read(content, file).arrays
+
+
+def _text(array: NDArray[Any], name: str, file: str) -> str:
+    if array.ndim or array.dtype.kind not in "Uiu":
+        raise InvalidInputError(file, f"the array {name} is {array.dtype} of shape {array.shape}; expected a text")
+    return str(array)
+
+
+def _file(arrays: dict[str, NDArray[Any]], told: Mapping[str, str], file: str) -> ParameterFile:
+    network = _network_told(told[NETWORK], file) if NETWORK in told else None
+    epochs = told.get(EPOCHS, "0")
+    if not (epochs.isascii() and epochs.isdigit() and len(epochs) <= MAX_DIGITS):
+        raise InvalidInputError(file, f"its epochs are {epochs!r:.80}; expected a whole number")
+    return ParameterFile(arrays, network, told.get(SIGNATURE), int(epochs))
 
 
 def _metadata(content: bytes) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from handgrad.core.augmentation import Augmentation
 from handgrad.core.compilation import compiler_options
-from handgrad.core.config import Pixels, TrainConfig
+from handgrad.core.config import TrainConfig
 from handgrad.core.network import Loss, Network, initial_statistics, loss_and_grads
 from handgrad.core.operations.base import Params
 from handgrad.core.operations.convolution import Convolution
@@ -23,6 +23,7 @@ from handgrad.core.operations.losses import l2_penalty_bwd
 from handgrad.core.optimizers import Hyperparameters, Optimizer, OptState, clipped
 from handgrad.core.randomness import derived_keys, epoch_orders, key_of, split_indices
 from handgrad.core.schedules import learning_rates
+from handgrad.core.signature import Transform, to_inputs
 
 SECONDS_PER_CALL = 0.03
 """How long a call of the compiled loop should take: long enough to hide the call, short enough to cancel and watch."""
@@ -51,7 +52,7 @@ class Recipe:
         network: The architecture.
         optimizer: Makes the updates.
         loss: What is minimized.
-        pixels: How pixels become inputs.
+        transform: From examples to inputs.
         augmentation: What is done to images.
         decays: Whether weight decay adds to the gradients.
         clips: Whether gradients are clipped.
@@ -63,19 +64,19 @@ class Recipe:
     network: Network
     optimizer: Optimizer
     loss: Loss
-    pixels: Pixels
+    transform: Transform
     augmentation: Augmentation
     decays: bool
     clips: bool
     loops: bool
 
 
-def recipe_of(network: Network, config: TrainConfig) -> Recipe:
-    """Gives what a configuration compiles to."""
+def recipe_of(network: Network, transform: Transform, config: TrainConfig) -> Recipe:
+    """Returns what a configuration compiles to."""
     optimizer = config.method
     decays = config.weight_decay > 0 and not optimizer.decoupled
     return Recipe(
-        *(network, optimizer, config.objective, config.pixels, config.augmentation),
+        *(network, optimizer, config.objective, transform, config.augmentation),
         decays=decays,
         clips=config.clip_norm > 0,
         loops=jax.default_backend() != "cpu" or not any(isinstance(leaf, Convolution) for leaf in network.leaves),
@@ -176,7 +177,7 @@ def train_iterations(
         state, losses = carry
         # A permutation is in bounds by construction, which spares the gather its checks.
         indices = lax.dynamic_slice(permutation, (i * batch_size,), (batch_size,))
-        inputs = scale_pixels(images.at[indices].get(mode="promise_in_bounds"), recipe.pixels)
+        inputs = to_inputs(images.at[indices].get(mode="promise_in_bounds"), recipe.transform)
         targets = labels.at[indices].get(mode="promise_in_bounds")
         # Nothing is computed of a key that nobody uses.
         images_key, layers_key = jax.random.split(jax.random.fold_in(key, i))
@@ -231,7 +232,7 @@ def _compiled(function: Callable[..., tuple[TrainState, Array]]) -> Callable[...
     )
 
 
-def partition(runs: Sequence[tuple[Network, TrainConfig]]) -> list[list[int]]:
+def partition(runs: Sequence[tuple[Network, Transform, TrainConfig]]) -> list[list[int]]:
     """Tells which runs on a data set `train_together` should train at once on this device.
 
     On a GPU, those whose compiled loops are the same, as many as fit in a part of its memory with their batches:
@@ -240,17 +241,17 @@ def partition(runs: Sequence[tuple[Network, TrainConfig]]) -> list[list[int]]:
     alone; benchmarks/README.md has the measurements.
 
     Args:
-        runs: Network and settings of each.
+        runs: Network, transform and settings of each.
 
     Returns:
         The indices of the runs in each group, in order; groups of the same kind are of about one size.
     """
     alike: dict[Hashable, list[int]] = {}
-    for index, (network, config) in enumerate(runs):
-        alike.setdefault(_together_key(recipe_of(network, config), config), []).append(index)
+    for index, (network, transform, config) in enumerate(runs):
+        alike.setdefault(_together_key(recipe_of(network, transform, config), config), []).append(index)
     groups: list[list[int]] = []
     for members in alike.values():
-        network, config = runs[members[0]]
+        network, _, config = runs[members[0]]
         size = math.ceil(len(members) / math.ceil(len(members) / _most_together(network, config.batch_size)))
         groups += [members[begin : begin + size] for begin in range(0, len(members), size)]
     return groups
@@ -280,12 +281,6 @@ def with_decay(grads: Params, params: Params, decay: Array) -> Params:
     return tuple(decayed(layer, layer_grads) for layer, layer_grads in zip(params, grads, strict=True))
 
 
-def scale_pixels(images: Array | NDArray[Any], pixels: Pixels) -> Array:
-    """Gives images as float32 inputs: as they are for `raw`, divided by 255 for `unit`."""
-    inputs = jnp.asarray(images, jnp.float32)
-    return inputs / 255 if pixels == "unit" else inputs
-
-
 def train(
     recipe: Recipe,
     config: TrainConfig,
@@ -294,6 +289,7 @@ def train(
     labels: Array,
     key: Array,
     start: Position = FIRST,
+    epochs_before: int = 0,
 ) -> Iterator[Chunk]:
     """Trains a network, some iterations at a time; between two chunks the caller may look, publish or stop.
 
@@ -308,12 +304,14 @@ def train(
         labels: `[N]` on the device, integer.
         key: Of the epochs' permutations, and of what is random in their iterations.
         start: Where in the run `state` is.
+        epochs_before: Epochs that the params were trained before the run: what is random in its epochs is drawn as in
+            those that come after these, so that three runs of one epoch draw what one run of three draws.
 
     Yields:
         A chunk each SECONDS_PER_CALL or so, cut at each epoch's end and each multiple of publish_every_iterations. The
         cuts change no bit of the result.
     """
-    for (chunk,) in train_together(recipe, (config,), (state,), images, labels, (key,), (start,)):
+    for (chunk,) in train_together(recipe, (config,), (state,), images, labels, (key,), (start,), epochs_before):
         yield chunk
 
 
@@ -325,6 +323,7 @@ def train_together(
     labels: Array,
     keys: Sequence[Array],
     starts: Sequence[Position],
+    epochs_before: int = 0,
 ) -> Iterator[tuple[Chunk, ...]]:
     """Trains networks in one compiled loop, as `train` trains one; on the same images, each in an order of its own.
 
@@ -339,6 +338,7 @@ def train_together(
         labels: As in `train`.
         keys: The key of each.
         starts: Where in its run each is; all are at the same iteration.
+        epochs_before: As in `train`, of each.
 
     Yields:
         A chunk for each network, as `train` gives them.
@@ -357,11 +357,12 @@ def train_together(
     pace = _FIRST_CALL_ITERATIONS
     epochs_done, begin = divmod(iteration, per_epoch)
     epochs = range(epochs_done + 1, config.epochs + 1)
-    for epoch, orders in zip(epochs, epoch_orders(keys, trained, epochs), strict=True):
+    drawn = range(epochs.start + epochs_before, epochs.stop + epochs_before)
+    for epoch, number, orders in zip(epochs, drawn, epoch_orders(keys, trained, drawn), strict=True):
         done = (epoch - 1) * per_epoch
         permutation = jnp.asarray(_joined(orders))
         rates = jnp.asarray(_joined([_rates(each, done, per_epoch) for each in configs]))
-        epoch_key = key_of(_joined(list(derived_keys(keys, epoch))))
+        epoch_key = key_of(_joined(list(derived_keys(keys, number))))
         known = [np.zeros(full, np.float32) for _ in starts]
         for losses_before, start in zip(known, starts, strict=True):
             losses_before[:begin] = start.epoch_losses[:begin]
@@ -386,7 +387,7 @@ def train_together(
             # Fewer images are another shape, and so another compiled loop, of one iteration.
             tail = permutation[..., full * config.batch_size :]
             one = jnp.zeros((*losses.shape[:-1], 1), jnp.float32)
-            tail_key = key_of(_joined(list(derived_keys(keys, epoch, full))))
+            tail_key = key_of(_joined(list(derived_keys(keys, number, full))))
             state, one = run(
                 *(state, one, images, labels, tail, rates[..., full:], hyperparameters, tail_key, 0, 1), batch_size=rest
             )

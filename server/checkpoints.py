@@ -7,6 +7,7 @@ from typing import Any
 
 from handgrad.core.network import Network
 from handgrad.core.parameter_files import read_arrays
+from handgrad.core.signature import from_json, to_json
 from handgrad.core.verification import Certificate
 from handgrad.server.certificates import certificate_from_json, certificate_to_json
 from handgrad.server.errors import AlreadyExistsError, NotFoundError, PreconditionError
@@ -57,7 +58,8 @@ class Checkpoints:
             "optimizer_name": version.optimizer_name,
             "params_sha256": version.sha256,
             "size_bytes": version.size_bytes,
-            "pixels": version.pixels,
+            "signature": to_json(version.signature),
+            "epochs": version.epochs,
             "iteration": version.iteration,
             "loss": version.loss,
             "save_time": time.time(),
@@ -110,7 +112,7 @@ class Checkpoints:
                 f"checkpoint {name} has no optimizer state: it was saved from params of a file or of plain SGD"
             )
         arrays = read_params(self._storage, saved.params, saved.network).arrays
-        draft = Draft(model, arrays, None, saved.pixels, "", saved.iteration, saved.loss)
+        draft = Draft(model, arrays, saved.signature, None, "", saved.iteration, saved.loss, epochs=saved.epochs)
         if with_optimizer and saved.optimizer:
             state: Arrays = read_arrays(self._storage.objects.get(saved.optimizer), saved.optimizer)
             draft = replace(draft, optimizer=OptimizerState(saved.optimizer_name, state))
@@ -132,20 +134,22 @@ class Checkpoints:
 
 
 def _checkpoint_of(row: Mapping[str, Any] | Any) -> Checkpoint:
+    network = network_from_json(row["network"])
     version = Version(
         model=row["model"],
         number=row["number"],
-        network=network_from_json(row["network"]),
+        network=network,
         params=row["params"],
         optimizer=row["optimizer"],
         optimizer_name=row["optimizer_name"],
         sha256=row["params_sha256"],
         size_bytes=row["size_bytes"],
-        pixels=row["pixels"],
+        signature=from_json(row["signature"], network, "signature"),
         publish_time=row["save_time"],
         job="",
         iteration=row["iteration"],
         loss=row["loss"],
+        epochs=row["epochs"],
     )
     told = row["certificate"]
     return Checkpoint(row["name"], version, certificate_from_json(told) if told else None)

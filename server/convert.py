@@ -12,12 +12,13 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
-from handgrad.core.config import Pixels, TrainConfig
+from handgrad.core.config import TrainConfig
 from handgrad.core.description import describe
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.evaluation import Evaluation
 from handgrad.core.network import Network
 from handgrad.core.network_spec import layers_from_spec, layers_to_spec
+from handgrad.core.signature import Kind, Signature, Transform
 from handgrad.core.verification import AUTODIFF_TOLERANCE, DIFFERENCES_TOLERANCE, FLOAT32_TOLERANCE, Certificate
 from handgrad.server.certificates import VERSION
 from handgrad.server.checkpoints import Checkpoint
@@ -28,20 +29,33 @@ from handgrad.server.names import check_name
 from handgrad.server.planning import NetworkChoice, NetworkRequest, SweepSettings, TrainSettings
 from handgrad.server.sweeps import Halving, Member, Sweep
 from handgrad.server.uploads import File
-from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, params_pb2, sweep_pb2, training_service_pb2
+from handgrad.v1 import (
+    certificate_pb2,
+    dataset_pb2,
+    job_pb2,
+    network_pb2,
+    params_pb2,
+    signature_pb2,
+    sweep_pb2,
+    tensor_pb2,
+    training_service_pb2,
+)
 
 MAX_INLINED_BYTES: Final = 3 * 2**20
 """Params of at most this size come inside a reply. gRPC receives 4 MB unless a client says otherwise."""
 
-_PIXELS: Final[dict[int, Pixels | None]] = {
-    network_pb2.PIXEL_SCALE_UNSPECIFIED: None,
-    network_pb2.PIXEL_SCALE_RAW: "raw",
-    network_pb2.PIXEL_SCALE_UNIT: "unit",
+_TRANSFORMS: Final[dict[int, Transform | None]] = {
+    signature_pb2.TRANSFORM_UNSPECIFIED: None,
+    signature_pb2.TRANSFORM_IDENTITY: "identity",
+    signature_pb2.TRANSFORM_UNIT: "unit",
 }
-_PIXELS_TO_PROTO: Final[dict[Pixels | None, network_pb2.PixelScale.ValueType]] = {
-    None: network_pb2.PIXEL_SCALE_UNSPECIFIED,
-    "raw": network_pb2.PIXEL_SCALE_RAW,
-    "unit": network_pb2.PIXEL_SCALE_UNIT,
+_TRANSFORMS_TO_PROTO: Final[dict[Transform, signature_pb2.Transform.ValueType]] = {
+    "identity": signature_pb2.TRANSFORM_IDENTITY,
+    "unit": signature_pb2.TRANSFORM_UNIT,
+}
+_KINDS: Final[dict[Kind, signature_pb2.OutputKind.ValueType]] = {
+    "probabilities": signature_pb2.OUTPUT_KIND_PROBABILITIES,
+    "scores": signature_pb2.OUTPUT_KIND_SCORES,
 }
 _SPLITS: Final[dict[int, SplitName]] = {
     dataset_pb2.SPLIT_UNSPECIFIED: "test",
@@ -57,11 +71,14 @@ _STATES: Final[dict[JobState, job_pb2.JobState.ValueType]] = {
 }
 _STATES_FROM_PROTO: Final[dict[int, JobState]] = {value: state for state, value in _STATES.items()}
 _DTYPES: Final[dict[int, np.dtype[Any]]] = {
-    params_pb2.DATA_TYPE_UINT8: np.dtype(np.uint8),
-    params_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+    tensor_pb2.DATA_TYPE_UINT8: np.dtype(np.uint8),
+    tensor_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
 }
-_DATA_TYPES: Final = {"uint8": params_pb2.DATA_TYPE_UINT8, "float32": params_pb2.DATA_TYPE_FLOAT32}
-_CONFIG: Final = tuple(field.name for field in fields(TrainConfig) if field.name != "pixels")
+_DATA_TYPES: Final[dict[str, tensor_pb2.DataType.ValueType]] = {
+    "uint8": tensor_pb2.DATA_TYPE_UINT8,
+    "float32": tensor_pb2.DATA_TYPE_FLOAT32,
+}
+_CONFIG: Final = tuple(field.name for field in fields(TrainConfig))
 
 MAX_PAGE: Final = 100
 FIRST_EPOCHS: Final = 1
@@ -69,13 +86,35 @@ FACTOR: Final = 3
 """Of halving, where a request leaves them out."""
 
 MAX_DIMENSIONS: Final = 8
+_LABEL_BYTES: Final = 2
 
 
-def pixels_from_proto(value: int, field: str = "pixels") -> Pixels | None:
-    """Gives None for an unspecified scale."""
-    if value not in _PIXELS:
-        raise InvalidInputError(field, f"PIXEL_SCALE_RAW or PIXEL_SCALE_UNIT; got {value}")
-    return _PIXELS[value]
+def transform_from_proto(value: int) -> Transform | None:
+    """Returns None for an unspecified transform."""
+    if value not in _TRANSFORMS:
+        raise InvalidInputError("transform", f"TRANSFORM_IDENTITY or TRANSFORM_UNIT; got {value}")
+    return _TRANSFORMS[value]
+
+
+def signature_to_proto(signature: Signature, network: Network) -> signature_pb2.Signature:
+    """Returns what a model takes, and what its outputs mean."""
+    numbers = signature.numbers
+    return signature_pb2.Signature(
+        inputs=signature_pb2.InputSignature(
+            shape=signature.shape,
+            data_type=_DATA_TYPES[numbers.data_type] if numbers else tensor_pb2.DATA_TYPE_UNSPECIFIED,
+            low=numbers.low if numbers else None,
+            high=numbers.high if numbers else None,
+            mean=numbers.mean if numbers else None,
+            transform=_TRANSFORMS_TO_PROTO[signature.transform],
+        ),
+        outputs=signature_pb2.OutputSignature(
+            classes=network.outputs,
+            class_names=signature.class_names,
+            loss=signature.loss,
+            kind=_KINDS[signature.kind],
+        ),
+    )
 
 
 def split_from_proto(value: int) -> SplitName:
@@ -117,7 +156,7 @@ def _settings(
         model=request.model and check_name(request.model, "model"),
         dataset=dataset_name(request.dataset),
         network=network_from_proto(config.network) if config.HasField("network") else None,
-        pixels=pixels_from_proto(config.pixels),
+        transform=transform_from_proto(request.transform),
         continue_optimizer=continue_optimizer,
         overrides={field: getattr(config, field) for field in _CONFIG if field in given},
     )
@@ -137,22 +176,18 @@ def sweep_to_proto(sweep: Sweep, iteration: Callable[[Job], int]) -> sweep_pb2.S
         end_time=timestamp(sweep.end_time),
         members=[_member_to_proto(member, iteration(member.job)) for member in sweep.members],
         halving=sweep_pb2.Halving(**vars(sweep.halving)) if sweep.halving else None,
-        ranked_by_validation=sweep.by_validation,
     )
 
 
 def _member_to_proto(member: Member, iteration: int) -> sweep_pb2.SweepMember:
     job = member.job
     network, config = job.request.network, job.request.config
-    own = {name: getattr(config, name) for name in member.own if name not in ("network", "pixels")}
+    # A sweep of an older server may name `pixels` too.
+    own = {name: getattr(config, name) for name in member.own if name in _CONFIG}
     return sweep_pb2.SweepMember(
         job=job.name,
         model=job.request.model,
-        config=job_pb2.TrainConfig(
-            network=network_to_proto(network) if "network" in member.own else None,
-            pixels=_PIXELS_TO_PROTO[config.pixels if "pixels" in member.own else None],
-            **own,
-        ),
+        config=job_pb2.TrainConfig(network=network_to_proto(network) if "network" in member.own else None, **own),
         state=_STATES[job.state],
         error=job.error,
         iteration=iteration,
@@ -254,7 +289,6 @@ def config_to_proto(network: Network, config: TrainConfig) -> job_pb2.TrainConfi
     """Gives the settings of a run."""
     return job_pb2.TrainConfig(
         network=network_to_proto(network),
-        pixels=_PIXELS_TO_PROTO[config.pixels],
         **{field: getattr(config, field) for field in _CONFIG},
     )
 
@@ -285,6 +319,9 @@ def job_to_proto(job: Job, iteration: int | None = None) -> job_pb2.Job:
         best_epoch=job.best_epoch,
         best_version=job.best_version,
         stopped_early=job.stopped_early,
+        signature=signature_to_proto(request.signature, request.network),
+        epochs_before=job.epochs_before,
+        notes=job.notes,
     )
 
 
@@ -299,7 +336,7 @@ def event_to_proto(job: Job, event: Event) -> job_pb2.JobEvent:
             params_pb2.ParamsVersion(
                 model=job.request.model,
                 network=network_to_proto(job.request.network),
-                pixels=_PIXELS_TO_PROTO[job.request.config.pixels],
+                signature=signature_to_proto(job.request.signature, job.request.network),
                 job=job.name,
                 publish_time=timestamp(body.pop("publish_time")),
                 **body,
@@ -324,6 +361,7 @@ def event_to_proto(job: Job, event: Event) -> job_pb2.JobEvent:
             then.state = job_pb2.JOB_STATE_QUEUED
             then.ClearField("start_time")
             then.ClearField("continued_optimizer_state")
+            then.ClearField("epochs_before")
             message.accepted.CopyFrom(then)
     return message
 
@@ -384,17 +422,18 @@ def version_to_proto(version: Version) -> params_pb2.ParamsVersion:
         iteration=version.iteration,
         loss=version.loss,
         size_bytes=version.size_bytes,
-        pixels=_PIXELS_TO_PROTO[version.pixels],
+        signature=signature_to_proto(version.signature, version.network),
         optimizer_state=version.optimizer is not None,
+        epochs=version.epochs,
     )
 
 
-def tensors_to_proto(data: Data, *, inlined: bool) -> list[params_pb2.Tensor]:
+def tensors_to_proto(data: Data, *, inlined: bool) -> list[tensor_pb2.Tensor]:
     """Gives arrays, with their elements or without."""
     return [
-        params_pb2.Tensor(
+        tensor_pb2.Tensor(
             name=name,
-            data_type=params_pb2.DATA_TYPE_FLOAT32,
+            data_type=tensor_pb2.DATA_TYPE_FLOAT32,
             shape=array.shape,
             data=array.tobytes() if inlined else b"",
         )
@@ -437,7 +476,8 @@ def checkpoint_to_proto(checkpoint: Checkpoint) -> params_pb2.Checkpoint:
         params_sha256=saved.sha256,
         network=network_to_proto(saved.network),
         save_time=timestamp(saved.publish_time),
-        pixels=_PIXELS_TO_PROTO[saved.pixels],
+        signature=signature_to_proto(saved.signature, saved.network),
+        epochs=saved.epochs,
         optimizer_state=saved.optimizer is not None,
         size_bytes=saved.size_bytes,
         model=saved.model,
@@ -465,40 +505,69 @@ def dataset_to_proto(name: str, summary: Summary) -> dataset_pb2.Dataset:
         sha256=summary.sha256,
         size_bytes=summary.size_bytes,
         create_time=timestamp(summary.create_time),
+        class_names=summary.class_names,
+        low=summary.low,
+        high=summary.high,
+        mean=summary.mean,
     )
 
 
-def images_from_proto(tensor: params_pb2.Tensor, inputs: int) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """Gives the images of a Predict request as `[N, D]`."""
+def check_examples_fit(count: int, summary: Summary) -> None:
+    """Raises InvalidInputError where no example is asked for, or more than an answer holds."""
+    most = MAX_INLINED_BYTES // (summary.inputs * _DTYPES[_DATA_TYPES[summary.data_type]].itemsize + _LABEL_BYTES)
+    if not 1 <= count <= most:
+        raise InvalidInputError("indices", f"from 1 to {most}, which an answer holds; got {count}")
+
+
+def examples_to_proto(examples: NDArray[Any], labels: NDArray[np.uint8]) -> training_service_pb2.GetExamplesResponse:
+    """Returns examples of a data set with their labels."""
+    return training_service_pb2.GetExamplesResponse(
+        examples=tensor_pb2.Tensor(
+            name="examples",
+            data_type=_DATA_TYPES[str(examples.dtype)],
+            shape=examples.shape,
+            data=examples.astype(examples.dtype.newbyteorder("<"), copy=False).tobytes(),
+        ),
+        labels=labels.tolist(),
+    )
+
+
+def images_from_proto(tensor: tensor_pb2.Tensor) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Returns the images of a Predict request, `[N, ...]`."""
     dtype = _DTYPES.get(tensor.data_type)
     if dtype is None:
         raise InvalidInputError("images.data_type", f"UINT8 or FLOAT32; got {tensor.data_type}")
     shape = list(tensor.shape)
-    if not 2 <= len(shape) <= MAX_DIMENSIONS or min(shape) < 1 or math.prod(shape[1:]) != inputs:
-        raise InvalidInputError(
-            "images.shape", f"(images, ...) with {inputs} numbers an image, the network's inputs; got {shape[:8]}"
-        )
+    if not 2 <= len(shape) <= MAX_DIMENSIONS or min(shape) < 1:
+        raise InvalidInputError("images.shape", f"(images, ...) with the shape of an image; got {shape[:8]}")
     if len(tensor.data) != math.prod(shape) * dtype.itemsize:
         raise InvalidInputError(
             "images.data", f"{math.prod(shape) * dtype.itemsize} bytes for that shape; got {len(tensor.data)}"
         )
-    images = np.frombuffer(tensor.data, dtype).reshape(shape[0], inputs)
+    images = np.frombuffer(tensor.data, dtype).reshape(shape)
     if dtype != np.uint8 and not np.isfinite(images).all():
         raise InvalidInputError("images.data", "finite numbers; got NaN or infinity")
     return images
 
 
-def prediction_to_proto(version: Version, probabilities: NDArray[np.float32]) -> training_service_pb2.PredictResponse:
-    """Gives the classes of images."""
-    return training_service_pb2.PredictResponse(
+def prediction_to_proto(
+    version: Version, outputs: NDArray[np.float32], notes: Sequence[str]
+) -> training_service_pb2.PredictResponse:
+    """Returns the classes of images, with their probabilities or their scores."""
+    answer = training_service_pb2.PredictResponse(
         params_version=version_to_proto(version),
-        labels=probabilities.argmax(axis=1).tolist(),
-        classes=probabilities.shape[1],
-        probabilities=probabilities.ravel().tolist(),
+        labels=outputs.argmax(axis=1).tolist(),
+        classes=outputs.shape[1],
+        notes=notes,
     )
+    numbers = answer.probabilities if version.signature.kind == "probabilities" else answer.scores
+    numbers.extend(outputs.ravel().tolist())
+    return answer
 
 
-def evaluation_to_proto(version: Version, evaluation: Evaluation) -> training_service_pb2.EvaluateResponse:
+def evaluation_to_proto(
+    version: Version, evaluation: Evaluation, notes: Sequence[str]
+) -> training_service_pb2.EvaluateResponse:
     """Gives the result of an evaluation."""
     return training_service_pb2.EvaluateResponse(
         params_version=version_to_proto(version),
@@ -507,6 +576,8 @@ def evaluation_to_proto(version: Version, evaluation: Evaluation) -> training_se
         images=int(evaluation.confusion.sum()),
         classes=len(evaluation.confusion),
         confusion=evaluation.confusion.ravel().tolist(),
+        loss_name=version.signature.loss,
+        notes=notes,
     )
 
 

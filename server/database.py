@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from handgrad.core.errors import InvalidInputError
 from handgrad.server.errors import ExhaustedError, StorageError
+from handgrad.server.takeover import write_signatures
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Of the schema. A database of an older one is brought up to it; one of a newer is refused, never guessed at."""
 
 _SCHEMA: Final = """
@@ -65,7 +66,9 @@ CREATE TABLE jobs (
     best_loss REAL,
     best_version INTEGER NOT NULL DEFAULT 0,
     stopped_early INTEGER NOT NULL DEFAULT 0,
-    sweep INTEGER REFERENCES sweeps (number) -- that it is a member of; NULL for none
+    sweep INTEGER REFERENCES sweeps (number), -- that it is a member of; NULL for none
+    epochs_before INTEGER NOT NULL DEFAULT 0, -- epochs that its model was trained when it began
+    notes TEXT NOT NULL DEFAULT '[]' -- JSON: what whoever asked should know, a sentence each
 );
 CREATE INDEX jobs_by_sweep ON jobs (sweep, number) WHERE sweep IS NOT NULL;
 CREATE INDEX jobs_by_state ON jobs (state, number);
@@ -91,7 +94,8 @@ CREATE TABLE losses (
 CREATE TABLE models (
     name TEXT PRIMARY KEY,
     network TEXT,                    -- JSON; NULL once it is deleted
-    newest INTEGER NOT NULL DEFAULT 0
+    newest INTEGER NOT NULL DEFAULT 0,
+    signature TEXT                   -- JSON: that of the newest version; NULL once it is deleted
 );
 CREATE TABLE versions (
     model TEXT NOT NULL REFERENCES models (name),
@@ -101,11 +105,12 @@ CREATE TABLE versions (
     optimizer_name TEXT NOT NULL,
     params_sha256 TEXT NOT NULL,
     size_bytes INTEGER NOT NULL,
-    pixels TEXT,
+    signature TEXT NOT NULL,         -- JSON
     publish_time REAL NOT NULL,
     job TEXT NOT NULL,
     iteration INTEGER NOT NULL,
     loss REAL,
+    epochs INTEGER NOT NULL,         -- that they were trained in all jobs together
     PRIMARY KEY (model, number)
 ) WITHOUT ROWID;
 CREATE INDEX versions_by_params ON versions (params);
@@ -121,9 +126,10 @@ CREATE TABLE checkpoints (
     optimizer_name TEXT NOT NULL,
     params_sha256 TEXT NOT NULL,
     size_bytes INTEGER NOT NULL,
-    pixels TEXT,
+    signature TEXT NOT NULL,
     iteration INTEGER NOT NULL,
     loss REAL,
+    epochs INTEGER NOT NULL,
     save_time REAL NOT NULL,
     certificate TEXT                 -- JSON; NULL where the network has none
 );
@@ -173,8 +179,21 @@ CREATE UNIQUE INDEX sweeps_by_request_id ON sweeps (client, request_id) WHERE re
 ALTER TABLE jobs ADD COLUMN sweep INTEGER REFERENCES sweeps (number);
 CREATE INDEX jobs_by_sweep ON jobs (sweep, number) WHERE sweep IS NOT NULL;
 """,
+    # The columns `pixels` of versions and checkpoints stay behind, and nothing reads them.
+    3: """
+ALTER TABLE jobs ADD COLUMN epochs_before INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN notes TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE models ADD COLUMN signature TEXT;
+ALTER TABLE versions ADD COLUMN signature TEXT NOT NULL DEFAULT '';
+ALTER TABLE versions ADD COLUMN epochs INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE checkpoints ADD COLUMN signature TEXT NOT NULL DEFAULT '';
+ALTER TABLE checkpoints ADD COLUMN epochs INTEGER NOT NULL DEFAULT 0;
+""",
 }
 """What brings a database from a version to the next."""
+
+_TAKEOVERS: Final = {3: write_signatures}
+"""What is done after the statements of a version, where they do not say it all."""
 
 
 class Database:
@@ -194,9 +213,12 @@ class Database:
                 found = writer.execute("PRAGMA user_version").fetchone()[0]
                 if found > VERSION:
                     raise InvalidInputError("data_dir", f"{path} is of schema {found}; this handgrad has {VERSION}")
-                scripts = [_SCHEMA] if found == 0 else [_MIGRATIONS[old] for old in range(found, VERSION)]
-                for statement in (part for script in scripts for part in script.split(";\n")):
-                    writer.execute(statement)
+                if found == 0:
+                    _run_script(writer, _SCHEMA)
+                for old in range(found or VERSION, VERSION):
+                    _run_script(writer, _MIGRATIONS[old])
+                    if old in _TAKEOVERS:
+                        _TAKEOVERS[old](writer)
                 writer.execute(f"PRAGMA user_version = {VERSION}")
             damage = self._writer.execute("PRAGMA quick_check").fetchone()[0]
         except sqlite3.DatabaseError as error:
@@ -237,6 +259,11 @@ class Database:
                 return cursor.execute(query, values).fetchall()
             except sqlite3.OperationalError as error:
                 raise _translated(error) from error
+
+
+def _run_script(writer: sqlite3.Connection, script: str) -> None:
+    for statement in script.split(";\n"):
+        writer.execute(statement)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

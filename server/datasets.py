@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from handgrad.core.datasets import Dataset, Split, from_arrays, mnist, to_arrays
 from handgrad.core.parameter_files import read_arrays, to_safetensors
+from handgrad.core.signature import Numbers
 from handgrad.server.errors import AlreadyExistsError, NotFoundError, PreconditionError
 from handgrad.server.storage import Storage
 
@@ -56,6 +57,15 @@ class Summary:
     sha256: str
     size_bytes: int
     create_time: float | None = None
+    low: float = 0.0
+    high: float = 0.0
+    mean: float = 0.0
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def numbers(self) -> Numbers:
+        """What the numbers of its training images are."""
+        return Numbers("uint8" if self.data_type == "uint8" else "float32", self.low, self.high, self.mean)
 
     @property
     def inputs(self) -> int:
@@ -243,6 +253,10 @@ def summarize(dataset: Dataset) -> Summary:
         str(dataset.train.images.dtype),
         digest.hexdigest(),
         size_bytes,
+        None,
+        float(dataset.train.images.min()),
+        float(dataset.train.images.max()),
+        float(dataset.train.images.mean()),
     )
 
 

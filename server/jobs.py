@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from handgrad.core.config import TrainConfig
 from handgrad.core.network import Network
+from handgrad.core.signature import Signature, from_json, to_json
 from handgrad.server.errors import AlreadyExistsError, ExhaustedError, NotFoundError
 from handgrad.server.models import Models, Version
 from handgrad.server.storage import Storage, network_from_json, network_to_json
@@ -70,7 +71,9 @@ class JobRequest:
         network: The network.
         config: The settings.
         train_images: Images of the training split.
+        signature: What the model takes, and what its outputs mean, once the job has trained it.
         continue_optimizer: Whether the state of the same optimizer is taken up, where the newest version has it.
+        notes: What whoever asked should know, a sentence each.
     """
 
     model: str
@@ -78,7 +81,9 @@ class JobRequest:
     network: Network
     config: TrainConfig
     train_images: int
+    signature: Signature
     continue_optimizer: bool = True
+    notes: tuple[str, ...] = ()
 
     @property
     def iterations_per_epoch(self) -> int:
@@ -156,6 +161,8 @@ class Job:
         best_version: Version that was published then; 0 for none.
         stopped_early: Whether its patience was over.
         sweep: Number of the sweep that it is a member of; None for none.
+        epochs_before: Epochs that its model was trained when it began.
+        notes: What whoever asked should know: those of the request, and what came to light since.
     """
 
     number: int
@@ -182,6 +189,8 @@ class Job:
     best_version: int
     stopped_early: bool
     sweep: int | None
+    epochs_before: int
+    notes: tuple[str, ...]
 
 
 EventBody: TypeAlias = Mapping[str, Any]
@@ -267,7 +276,7 @@ class Jobs:
                 if known := repeated(writer, "jobs", caller):
                     return job_of(known), False
                 self.check_room(writer)
-                model = self._models.reserve(writer, model, request.network)
+                model = self._models.reserve(writer, model, request.network, request.signature)
                 number = insert(writer, request, model, caller)
                 job = job_of(writer.execute("SELECT * FROM jobs WHERE number = ?", (number,)).fetchone())
                 forget_old(writer)
@@ -431,13 +440,16 @@ def record(writer: sqlite3.Connection, job: Job, kind: str, body: EventBody, **c
     )
 
 
-def begin(writer: sqlite3.Connection, name: str, *, continued: bool, paused: bool = False) -> Job | None:
+def begin(
+    writer: sqlite3.Connection, name: str, *, continued: bool, epochs_before: int, paused: bool = False
+) -> Job | None:
     """Records that a job runs, from its start or from its snapshot; a part of a transaction.
 
     Args:
         writer: The transaction's connection.
         name: The job's name.
         continued: Whether it takes up an optimizer's state.
+        epochs_before: Epochs that its model was trained before it.
         paused: Whether this server has paused it, so that it is not taken up after the end of one.
 
     Returns:
@@ -451,7 +463,9 @@ def begin(writer: sqlite3.Connection, name: str, *, continued: bool, paused: boo
         end(writer, job, JobState.CANCELLED, job.stop)
         return None
     if job.state is JobState.QUEUED:
-        record(writer, job, "started", {}, state="running", start_time=time.time(), continued=continued)
+        now = time.time()
+        began = {"state": "running", "start_time": now, "continued": continued, "epochs_before": epochs_before}
+        record(writer, job, "started", {}, **began)
     elif job.cancel_on_disconnect:
         end(writer, job, JobState.CANCELLED, "the call that it was to end with ended when the server did")
         return None
@@ -548,15 +562,20 @@ def insert(
         "network": json.loads(network_to_json(request.network)),
         "config": asdict(request.config),
         "train_images": request.train_images,
+        "signature": json.loads(to_json(request.signature)),
         "continue_optimizer": request.continue_optimizer,
         "cancel_on_disconnect": caller.cancel_on_disconnect,
     }
     now = time.time()
     number = writer.execute(
         """INSERT INTO jobs
-               (name, request, model, dataset, client, request_id, fingerprint, state, create_time, sequence, sweep)
-           VALUES ('', ?, ?, ?, ?, ?, ?, 'queued', ?, 1, ?)""",
-        (json.dumps(asked), model, request.dataset, caller.client, caller.request_id, caller.fingerprint, now, sweep),
+               (name, request, model, dataset, client, request_id, fingerprint, state, create_time, sequence, sweep,
+                notes)
+           VALUES ('', ?, ?, ?, ?, ?, ?, 'queued', ?, 1, ?, ?)""",
+        (
+            *(json.dumps(asked), model, request.dataset, caller.client, caller.request_id, caller.fingerprint),
+            *(now, sweep, json.dumps(request.notes)),
+        ),
     ).lastrowid
     assert number is not None
     writer.execute("UPDATE jobs SET name = ? WHERE number = ?", (f"job-{number}", number))
@@ -580,6 +599,7 @@ def forget_old(writer: sqlite3.Connection) -> None:
 def job_of(row: sqlite3.Row) -> Job:
     """Gives the job of a row of the table."""
     asked = json.loads(row["request"])
+    network, notes = network_from_json(json.dumps(asked["network"])), tuple(json.loads(row["notes"]))
     snapshot = None
     if row["snapshot_params"] is not None:
         snapshot = Snapshot(
@@ -595,10 +615,12 @@ def job_of(row: sqlite3.Row) -> Job:
         request=JobRequest(
             model=row["model"],
             dataset=row["dataset"],
-            network=network_from_json(json.dumps(asked["network"])),
+            network=network,
             config=TrainConfig(**asked["config"]),
             train_images=asked["train_images"],
+            signature=from_json(json.dumps(asked["signature"]), network, "signature"),
             continue_optimizer=asked["continue_optimizer"],
+            notes=notes,
         ),
         client=row["client"],
         request_id=row["request_id"],
@@ -621,4 +643,6 @@ def job_of(row: sqlite3.Row) -> Job:
         best_version=row["best_version"],
         stopped_early=bool(row["stopped_early"]),
         sweep=row["sweep"],
+        epochs_before=row["epochs_before"],
+        notes=notes,
     )

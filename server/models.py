@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from handgrad.core.config import Pixels
 from handgrad.core.network import Network
 from handgrad.core.parameter_files import check_named_arrays, read_arrays, to_safetensors
+from handgrad.core.signature import Signature, from_json, to_json
 from handgrad.server.errors import NotFoundError, PreconditionError
 from handgrad.server.names import next_name
 from handgrad.server.storage import Storage, network_from_json, network_to_json
@@ -43,22 +43,24 @@ class Draft:
     Attributes:
         model: Name of the model.
         arrays: In the report's layout and order.
+        signature: What the model takes, and what its outputs mean.
         optimizer: The optimizer's state that belongs to them; None when they come from a file.
-        pixels: How the pixels they were trained on became inputs; None when they come from a file.
         job: The job that publishes them, or empty.
         iteration: Iterations it had done.
         loss: Of the last of these, or None.
         only_newest: Whether the model's versions before it are forgotten, whatever the policy.
+        epochs: Epochs that they were trained in all jobs together, one that was begun included.
     """
 
     model: str
     arrays: Arrays
+    signature: Signature
     optimizer: OptimizerState | None = None
-    pixels: Pixels | None = None
     job: str = ""
     iteration: int = 0
     loss: float | None = None
     only_newest: bool = False
+    epochs: int = 0
 
     def contents(self) -> list[bytes]:
         """Gives the files to keep: that of the params, and that of the optimizer's state if it has any."""
@@ -81,11 +83,12 @@ class Version:
         optimizer_name: The optimizer's name, or empty.
         sha256: Of the data of all arrays, little-endian, one after the other; in hexadecimal.
         size_bytes: Length of that data.
-        pixels: As in the draft.
+        signature: As in the draft.
         publish_time: Seconds since 1970.
         job: As in the draft.
         iteration: As in the draft.
         loss: As in the draft.
+        epochs: As in the draft.
     """
 
     model: str
@@ -96,11 +99,12 @@ class Version:
     optimizer_name: str
     sha256: str
     size_bytes: int
-    pixels: Pixels | None
+    signature: Signature
     publish_time: float
     job: str
     iteration: int
     loss: float | None
+    epochs: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +128,14 @@ def data_of(arrays: Arrays) -> Data:
 
 @dataclass
 class Model:
-    """A model: its network, its newest number, and the versions that are kept, oldest first."""
+    """A model: its network, its signature, its newest number, and the versions that are kept, oldest first.
+
+    The signature is that of the newest version, or, before the first, of the job that is to publish it.
+    """
 
     name: str
     network: Network
+    signature: Signature
     newest: int = 0
     versions: OrderedDict[int, Version] = field(default_factory=OrderedDict)
 
@@ -163,24 +171,27 @@ class Models:
         self._models: dict[str, Model] = {}
         self._cache: OrderedDict[str, Data] = OrderedDict()
         for row in storage.database.read("SELECT * FROM models WHERE network IS NOT NULL"):
-            self._models[row["name"]] = Model(row["name"], network_from_json(row["network"]), row["newest"])
+            network = network_from_json(row["network"])
+            signature = from_json(row["signature"], network, row["name"])
+            self._models[row["name"]] = Model(row["name"], network, signature, row["newest"])
         for row in storage.database.read("SELECT * FROM versions ORDER BY model, number"):
             version = _version_of(row, self._models[row["model"]].network)
             self._models[version.model].versions[version.number] = version
 
-    def reserve(self, writer: sqlite3.Connection, name: str, network: Network) -> str:
-        """Makes a model without versions, unless it exists with the same network; a part of a transaction.
+    def reserve(self, writer: sqlite3.Connection, name: str, network: Network, signature: Signature) -> str:
+        """Makes a model without versions, unless it exists and is the same; a part of a transaction.
 
         Args:
             writer: The transaction's connection.
             name: Its name; empty for a new model with a name of the server's.
             network: Its architecture.
+            signature: What it takes, and what its outputs mean.
 
         Returns:
             The name.
 
         Raises:
-            PreconditionError: It exists with another network.
+            PreconditionError: It exists with another network, or takes something else.
         """
         with self.changed:
             name = name or next_name("model", self._models)
@@ -190,13 +201,20 @@ class Models:
                     raise PreconditionError(
                         f"model {name} has another network, {_told(model.network, network)}; choose another name"
                     )
+                # What a file did not say, a job may.
+                if model.signature.numbers and not model.signature.agrees(signature):
+                    raise PreconditionError(
+                        f"model {name} takes {model.signature.takes} ({model.signature.transform}), not "
+                        f"{signature.takes} ({signature.transform}); choose another name"
+                    )
                 return name
             writer.execute(
-                "INSERT INTO models (name, network) VALUES (?, ?) ON CONFLICT DO UPDATE SET network = excluded.network",
-                (name, network_to_json(network)),
+                """INSERT INTO models (name, network, signature) VALUES (?, ?, ?)
+                   ON CONFLICT DO UPDATE SET network = excluded.network, signature = excluded.signature""",
+                (name, network_to_json(network), to_json(signature)),
             )
             newest = writer.execute("SELECT newest FROM models WHERE name = ?", (name,)).fetchone()[0]
-            self._models[name] = Model(name, network, newest)
+            self._models[name] = Model(name, network, signature, newest)
             return name
 
     def forget(self, name: str) -> None:
@@ -221,7 +239,7 @@ class Models:
             try:
                 with self._storage.database.transaction() as writer:
                     _check_idle(writer, model)
-                    model = self.reserve(writer, model, network)
+                    model = self.reserve(writer, model, network, draft.signature)
                     version = self.insert(writer, draft, names, model)
             except BaseException:
                 self.forget(model)
@@ -240,7 +258,8 @@ class Models:
         """
         model = model or draft.model
         network = self._models[model].network
-        writer.execute("UPDATE models SET newest = newest + 1 WHERE name = ?", (model,))
+        told = to_json(draft.signature)
+        writer.execute("UPDATE models SET newest = newest + 1, signature = ? WHERE name = ?", (told, model))
         number = writer.execute("SELECT newest FROM models WHERE name = ?", (model,)).fetchone()[0]
         data = data_of(draft.arrays).data
         row = {
@@ -251,11 +270,12 @@ class Models:
             "optimizer_name": draft.optimizer.name if draft.optimizer else "",
             "params_sha256": hashlib.sha256(data).hexdigest(),
             "size_bytes": len(data),
-            "pixels": draft.pixels,
+            "signature": told,
             "publish_time": time.time(),
             "job": draft.job,
             "iteration": draft.iteration,
             "loss": draft.loss,
+            "epochs": draft.epochs,
         }
         writer.execute(
             f"INSERT INTO versions ({', '.join(row)}) VALUES ({', '.join(f':{key}' for key in row)})",  # noqa: S608
@@ -275,7 +295,7 @@ class Models:
         with self.changed:
             for version, data in published:
                 model = self._models[version.model]
-                model.newest = version.number
+                model.newest, model.signature = version.number, version.signature
                 self._published()
                 model.versions[version.number] = version
                 self._remember(version.params, data)
@@ -297,7 +317,7 @@ class Models:
             _check_idle(writer, name)
             writer.execute("DELETE FROM versions WHERE model = ?", (name,))
             # Its number stays, so that whoever asks for versions newer than one it knows never takes an old for a new.
-            writer.execute("UPDATE models SET network = NULL WHERE name = ?", (name,))
+            writer.execute("UPDATE models SET network = NULL, signature = NULL WHERE name = ?", (name,))
         with self.changed:
             del self._models[name]
             self.changed.notify_all()
@@ -310,11 +330,12 @@ class Models:
         return Draft(
             version.model,
             self.data(version).arrays,
+            version.signature,
             OptimizerState(version.optimizer_name, state),
-            version.pixels,
             version.job,
             version.iteration,
             version.loss,
+            epochs=version.epochs,
         )
 
     def network(self, name: str) -> Network | None:
@@ -322,6 +343,12 @@ class Models:
         with self.changed:
             model = self._models.get(name)
             return None if model is None else model.network
+
+    def signature(self, name: str) -> Signature | None:
+        """Returns the signature of a model, or None where there is no such model."""
+        with self.changed:
+            model = self._models.get(name)
+            return None if model is None else model.signature
 
     def newest(self, name: str) -> Version | None:
         """Gives the newest version of a model, or None where it has none or there is no such model."""
@@ -380,7 +407,7 @@ class Models:
         with self.changed:
             names = sorted(name for name in self._models if name > after)[:size]
             return [
-                Model(name, model.network, model.newest, OrderedDict(model.versions))
+                Model(name, model.network, model.signature, model.newest, OrderedDict(model.versions))
                 for name in names
                 for model in [self._models[name]]
             ]
@@ -429,11 +456,12 @@ def _version_of(row: Mapping[str, Any] | sqlite3.Row, network: Network) -> Versi
         optimizer_name=row["optimizer_name"],
         sha256=row["params_sha256"],
         size_bytes=row["size_bytes"],
-        pixels=row["pixels"],
+        signature=from_json(row["signature"], network, "signature"),
         publish_time=row["publish_time"],
         job=row["job"],
         iteration=row["iteration"],
         loss=row["loss"],
+        epochs=row["epochs"],
     )
 
 

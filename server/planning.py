@@ -1,15 +1,20 @@
 """What a Train request comes to: presets, the model and the data set fill in what it leaves open."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from handgrad.core.config import Pixels, overridden, preset
+from handgrad.core.config import overridden, preset
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.network import Network, make_network
+from handgrad.core.operations.affine import Affine
 from handgrad.core.operations.base import Layer
+from handgrad.core.parameter_files import ParameterFile, check_named_arrays
+from handgrad.core.signature import Signature, Transform, check_transform, example_shape, fits, from_json, told, unknown
 from handgrad.server.datasets import Datasets, Summary
+from handgrad.server.errors import PreconditionError
 from handgrad.server.jobs import JobRequest
-from handgrad.server.models import Models, Version
+from handgrad.server.models import Draft, Models, Version
 from handgrad.server.sweeps import MAX_MEMBERS, Halving, SweepRequest
 
 
@@ -41,7 +46,7 @@ class TrainSettings:
         model: Name of the model; empty for a new one.
         dataset: Name of the data set.
         network: The network; None for the model's, otherwise the preset's.
-        pixels: None for the model's, otherwise the preset's.
+        transform: How numbers become inputs; None for the model's, otherwise the preset's, of bytes.
         continue_optimizer: As in JobRequest.
         overrides: Values for other attributes of TrainConfig, which replace the preset's.
     """
@@ -50,7 +55,7 @@ class TrainSettings:
     model: str
     dataset: str
     network: NetworkRequest | None
-    pixels: Pixels | None
+    transform: Transform | None
     continue_optimizer: bool
     overrides: dict[str, Any]
 
@@ -88,7 +93,6 @@ def plan_sweep(settings: SweepSettings, models: Models, datasets: Datasets) -> S
             settings.all,
             model="",
             network=own.network or settings.all.network,
-            pixels=own.pixels or settings.all.pixels,
             overrides=settings.all.overrides | own.overrides,
         )
         try:
@@ -102,8 +106,7 @@ def plan_sweep(settings: SweepSettings, models: Models, datasets: Datasets) -> S
 
 
 def _own_names(own: TrainSettings) -> tuple[str, ...]:
-    network = ("network",) if own.network else ()
-    return (*network, *(("pixels",) if own.pixels else ()), *own.overrides)
+    return (*(("network",) if own.network else ()), *own.overrides)
 
 
 def plan(
@@ -126,18 +129,62 @@ def plan(
     """
     start = preset(settings.preset)
     data = datasets.describe(settings.dataset)
-    newest = models.newest(settings.model)
     network = models.network(settings.model)
     if settings.network or not network:
         made = {} if made is None else made
         if settings.network not in made:
             made[settings.network] = _made(settings.network or NetworkRequest((), start.layers), data)
         network = made[settings.network]
-    check_fit(network, data.inputs, data.classes, settings.dataset)
-    pixels = settings.pixels or (newest and newest.pixels) or start.config.pixels
-    config = overridden(start.config, settings.overrides | {"pixels": pixels})
+    config = overridden(start.config, settings.overrides)
+    held = models.signature(settings.model)
+    signature, notes = _signature(held, settings.transform, start.transform, data, config.loss)
+    check_fit(network, data, settings.dataset)
     config.check(network, data.train_images)
-    return JobRequest(settings.model, settings.dataset, network, config, data.train_images, settings.continue_optimizer)
+    return JobRequest(
+        *(settings.model, settings.dataset, network, config, data.train_images, signature),
+        continue_optimizer=settings.continue_optimizer,
+        notes=tuple(notes),
+    )
+
+
+def _signature(
+    held: Signature | None, asked: Transform | None, preferred: Transform, data: Summary, loss: str
+) -> tuple[Signature, list[str]]:
+    """Returns the signature that a job's versions will have, and what was assumed.
+
+    Args:
+        held: The model's, if it exists.
+        asked: The transform that the caller asks for, if any.
+        preferred: The preset's transform, of bytes.
+        data: The data set.
+        loss: The loss that the job trains.
+    """
+    if held and held.numbers is None:
+        # Of params whose file did not say it: what the caller says counts, and what a preset only prefers does not.
+        if not asked and preferred != held.transform and data.data_type == "uint8":
+            raise InvalidInputError(
+                "transform",
+                "the file of the model's params does not say how bytes become inputs: say identity, which takes them "
+                "as they are, or unit, which divides them by 255",
+            )
+        held = replace(held, transform=asked or held.transform)
+    if held:
+        if asked and asked != held.transform:
+            raise InvalidInputError(
+                "transform", f"the model's is {held.transform}, which belongs to its params; got {asked}"
+            )
+        return held.trained_on(data.image_shape, data.numbers, data.class_names, loss, "dataset")
+    if asked:
+        check_transform(asked, data.numbers, "transform")
+    notes: list[str] = []
+    transform = asked or preferred
+    if not asked and preferred == "unit" and data.data_type != "uint8":
+        transform = "identity"
+        notes = [f"the numbers are {data.numbers.told}, and taken as they are: only bytes are divided by 255"]
+    elif not asked and preferred == "unit" and data.high <= 1:
+        transform = "identity"
+        notes = ["the bytes are 0 and 1 alone, and taken as they are: not divided by 255"]
+    return Signature(example_shape(data.image_shape), data.numbers, transform, loss, data.class_names), notes
 
 
 def chosen_network(choice: NetworkChoice, models: Models, datasets: Datasets) -> tuple[Network, Version | None]:
@@ -160,15 +207,105 @@ def _made(asked: NetworkRequest, data: Summary) -> Network:
     return make_network(asked.layers, asked.input_shape or data.image_shape, data.classes)
 
 
-def check_fit(network: Network, inputs: int, classes: int, dataset: str) -> None:
+def check_fit(network: Network, data: Summary, dataset: str) -> None:
     """Raises InvalidInputError where a network cannot take a data set's images or tell its classes apart."""
-    if network.inputs != inputs:
+    if not fits(network.input_shape, data.image_shape) and network.input_shape != (data.inputs,):
         raise InvalidInputError(
             "network.input_shape",
-            f"{inputs} numbers, as an image of data set {dataset} has; the network takes {network.inputs}",
+            f"the network takes {told(network.input_shape, None)}; an image of data set {dataset} has "
+            f"{told(data.image_shape, None)}",
         )
-    if network.outputs < classes:
+    if network.outputs < data.classes:
         raise InvalidInputError(
             "network.layers",
-            f"{classes} outputs or more, the classes of data set {dataset}; the network has {network.outputs}",
+            f"{data.classes} outputs or more, the classes of data set {dataset}; the network has {network.outputs}",
         )
+
+
+def check_dataset(version: Version, data: Summary, dataset: str) -> list[str]:
+    """Holds a data set against what a version takes; returns what was assumed, a sentence each.
+
+    Raises:
+        InvalidInputError: Its images are something else, it has more classes, or its classes have other names.
+    """
+    notes = version.signature.check_examples(data.image_shape, data.numbers, "dataset")
+    version.signature.check_class_names(data.class_names, "dataset")
+    check_fit(version.network, data, dataset)
+    return notes
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Params of a caller's file: what is to be published, their network, and what was assumed, a sentence each."""
+
+    draft: Draft
+    network: Network
+    notes: list[str]
+
+
+def plan_upload(
+    content: ParameterFile,
+    file: str,
+    model: str,
+    models: Models,
+    *,
+    asked: NetworkRequest | None = None,
+    transform: Transform | None = None,
+) -> Upload:
+    """Finds the network and the signature of params in a caller's file.
+
+    Args:
+        content: What the file holds.
+        file: Its name, for errors.
+        model: The model that they are for; empty for a new one.
+        models: The models.
+        asked: The network that the caller says they are of; None where nothing is said.
+        transform: From numbers to inputs, where the file does not say it.
+
+    Raises:
+        InvalidInputError: The arrays are not those of the network.
+        PreconditionError: The model has another signature than the file.
+    """
+    held, told = models.network(model), content.network
+    if asked:
+        told = _network_of(asked, content, file)
+    # A file that does not say what it holds is held against the model it is for, unless its arrays tell all.
+    network, arrays = check_named_arrays(
+        content.arrays, file, told or (None if held is None or held.is_fully_connected else held)
+    )
+    signature = from_json(content.signature, network, file) if content.signature else None
+    notes: list[str] = []
+    if signature and transform and transform != signature.transform:
+        raise InvalidInputError("transform", f"the file says {signature.transform}; got {transform}")
+    kept = models.signature(model)
+    if signature and kept and not (kept.agrees(signature) and kept.loss == signature.loss):
+        raise PreconditionError(
+            f"model {model} takes {kept.takes} ({kept.transform}, {kept.loss}), and the params of {file} take "
+            f"{signature.takes} ({signature.transform}, {signature.loss}); choose another name"
+        )
+    if signature is None and kept is None:
+        signature = unknown(network, transform or "identity")
+        kind = " with sigmoids" if content.network is None and network.is_fully_connected else ""
+        divided = " divided by 255" if transform == "unit" else ""
+        notes = [f"taken for {network.title}{kind}, pixels 0 to 255{divided}: the file does not say"]
+    newest = models.newest(model)
+    epochs = content.epochs or (newest.epochs if newest else 0)
+    # The model's own, where it has one: it may say more than the file does.
+    draft = Draft(model, arrays, kept or signature or unknown(network), epochs=epochs)
+    return Upload(draft, network, notes)
+
+
+def _network_of(asked: NetworkRequest, content: ParameterFile, file: str) -> Network:
+    """Makes the network that a caller says a file's params are of, and holds it against what the file says."""
+    arrays, told = content.arrays, content.network
+    shape = asked.input_shape or (told.input_shape if told else ())
+    if not shape and isinstance(asked.layers[0] if asked.layers else None, Affine) and "W_1" in arrays:
+        shape = arrays["W_1"].shape[1:]
+    if not shape:
+        raise InvalidInputError("network.input_shape", f"the shape of an example, which {file} does not say")
+    last = max((int(name[2:]) for name in arrays if re.fullmatch(r"b_[0-9]{1,9}", name)), default=0)
+    classes = len(arrays[f"b_{last}"]) if last and arrays[f"b_{last}"].ndim else 0
+    network = make_network(asked.layers, shape, classes)
+    if told and told != network:
+        raise InvalidInputError(file, f"its params are of the network {told.title}, not of {network.title} as asked")
+    return network

@@ -1,5 +1,6 @@
 """A job on the device: where it starts, what it did since it was last written down, and what it does at a pause."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -58,7 +59,8 @@ class Run:
     def __init__(self, job: Job, live: Live) -> None:
         self.job = job
         self.live = live
-        self.recipe = training.recipe_of(job.request.network, job.request.config)
+        request = job.request
+        self.recipe = training.recipe_of(request.network, request.signature.transform, request.config)
         self.best_epoch, self._best_loss = job.best_epoch, job.best_loss
         self.best: Draft | None = None
         """The best epoch's params, once another epoch came after it."""
@@ -109,8 +111,11 @@ class Run:
         network = request.network
         kept = OptimizerState(self.recipe.optimizer.name, opt_state_to_named_arrays(network, state.opt_state))
         arrays = to_named_arrays(network, state.params, state.statistics)
+        epochs = self.job.epochs_before + math.ceil(iteration / request.iterations_per_epoch)
         only_newest = self.job.sweep is not None
-        return Draft(request.model, arrays, kept, request.config.pixels, self.job.name, iteration, loss, only_newest)
+        return Draft(
+            request.model, arrays, request.signature, kept, self.job.name, iteration, loss, only_newest, epochs
+        )
 
     def entry(
         self,
@@ -144,7 +149,7 @@ def epoch_of(run: Run, chunk: training.Chunk, seconds: float, validation: tuple[
     """Gives the epoch that a chunk ends, with how the validation images do then; None where it ends none."""
     if chunk.epoch_mean_loss is None:
         return None
-    request, config = run.job.request, run.job.request.config
+    request = run.job.request
     epoch = Epoch(chunk.epoch, chunk.epoch_mean_loss, seconds)
     if validation is None:
         return epoch
@@ -153,8 +158,8 @@ def epoch_of(run: Run, chunk: training.Chunk, seconds: float, validation: tuple[
         chunk.state.params,
         chunk.state.statistics,
         *validation,
-        config.pixels,
-        config.objective,
+        request.signature.transform,
+        request.config.objective,
     )
     return replace(epoch, validation_loss=found.loss, validation_accuracy=found.accuracy)
 

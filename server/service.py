@@ -12,12 +12,12 @@ from typing import Final
 import grpc
 import numpy as np
 
-from handgrad.core.config import MAX_SEED, preset
+from handgrad.core.config import MAX_SEED
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.evaluation import evaluate, predict
 from handgrad.core.network import Network
-from handgrad.core.parameter_files import MAX_FILE_BYTES, check_named_arrays, from_named_arrays, read
-from handgrad.core.training import scale_pixels
+from handgrad.core.parameter_files import MAX_FILE_BYTES, from_named_arrays, read
+from handgrad.core.signature import Transform, to_inputs
 from handgrad.core.verification import BATCH_SIZE, MAX_PARAMETERS, Certificate, certify, check_network, check_operations
 from handgrad.server import auth, convert
 from handgrad.server.certificates import Certificates
@@ -29,7 +29,7 @@ from handgrad.server.interceptors import Encoded
 from handgrad.server.jobs import Caller, Job, Jobs, Progress
 from handgrad.server.models import Draft, Models, Version
 from handgrad.server.names import check_name
-from handgrad.server.planning import check_fit, chosen_network, plan, plan_sweep
+from handgrad.server.planning import check_dataset, check_fit, chosen_network, plan, plan_sweep, plan_upload
 from handgrad.server.sweeps import Sweep, Sweeps
 from handgrad.server.uploads import CHUNK_BYTES, Uploads
 from handgrad.server.worker import Worker
@@ -196,6 +196,8 @@ class TrainingService(TrainingServiceServicer):
         version = self._version(request)
         if request.if_newer_than and version.number <= request.if_newer_than:
             return pb.GetParamsResponse(unchanged=True)
+        if request.metadata_only:
+            return pb.GetParamsResponse(params_version=convert.version_to_proto(version))
         return Encoded(convert.encoded_params(version, self._state.models.data(version)))
 
     def StreamParams(  # noqa: N802
@@ -271,15 +273,14 @@ class TrainingService(TrainingServiceServicer):
         first = first or pb.UploadParamsRequest()
         file = first.file or "file"
         model = first.model and check_name(first.model, "model")
-        found, told = read(bytes(content), file)
-        held = self._state.models.network(model)
-        # A file that does not say what it holds is held against the model it is for, unless its arrays tell all.
-        network, arrays = check_named_arrays(
-            found, file, told or (None if held is None or held.is_fully_connected else held)
+        asked = convert.network_from_proto(first.network) if first.HasField("network") else None
+        uploaded = plan_upload(
+            *(read(bytes(content), file), file, model, self._state.models),
+            asked=asked,
+            transform=convert.transform_from_proto(first.transform),
         )
-        return pb.UploadParamsResponse(
-            params_version=convert.version_to_proto(self._publish(Draft(model, arrays), network))
-        )
+        version = self._publish(uploaded.draft, uploaded.network)
+        return pb.UploadParamsResponse(params_version=convert.version_to_proto(version), notes=uploaded.notes)
 
     def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsResponse:  # noqa: N802
         """Lists models."""
@@ -367,6 +368,14 @@ class TrainingService(TrainingServiceServicer):
         name = check_name(request.dataset, "dataset")
         return pb.GetDatasetResponse(dataset=convert.dataset_to_proto(name, self._state.datasets.describe(name)))
 
+    def GetExamples(self, request: pb.GetExamplesRequest, context: grpc.ServicerContext) -> pb.GetExamplesResponse:  # noqa: N802
+        """Gives examples of a data set."""
+        del context
+        name, datasets = convert.dataset_name(request.dataset), self._state.datasets
+        split = convert.split_from_proto(request.split)
+        convert.check_examples_fit(len(request.indices), datasets.describe(name))
+        return convert.examples_to_proto(*datasets.examples(name, split, list(request.indices)))
+
     def DeleteDataset(  # noqa: N802
         self, request: pb.DeleteDatasetRequest, context: grpc.ServicerContext
     ) -> pb.DeleteDatasetResponse:
@@ -380,13 +389,15 @@ class TrainingService(TrainingServiceServicer):
         del context
         state = self._state
         version = self._version(request)
-        pixels = convert.pixels_from_proto(request.pixels) or version.pixels or "raw"
-        images = convert.images_from_proto(request.images, version.network.inputs)
-        arrays = state.models.data(version).arrays
-        probabilities = state.worker.call(
-            lambda: predict(version.network, *from_named_arrays(version.network, arrays), images, pixels)
+        images, notes = version.signature.read(convert.images_from_proto(request.images), "images")
+        arrays, signature = state.models.data(version).arrays, version.signature
+        outputs = state.worker.call(
+            lambda: predict(
+                *(version.network, *from_named_arrays(version.network, arrays), images),
+                *(signature.transform, signature.kind),
+            )
         )
-        return convert.prediction_to_proto(version, probabilities)
+        return convert.prediction_to_proto(version, outputs, notes)
 
     def Evaluate(self, request: pb.EvaluateRequest, context: grpc.ServicerContext) -> pb.EvaluateResponse:  # noqa: N802
         """Evaluates a version on a split."""
@@ -394,20 +405,19 @@ class TrainingService(TrainingServiceServicer):
         state = self._state
         version = self._version(request)
         split = convert.split_from_proto(request.split)
-        pixels = convert.pixels_from_proto(request.pixels) or version.pixels or "raw"
         name = convert.dataset_name(request.dataset)
-        summary = state.datasets.describe(name)
-        check_fit(version.network, summary.inputs, summary.classes, name)
+        notes = check_dataset(version, state.datasets.describe(name), name)
         arrays = state.models.data(version).arrays
         evaluation = state.worker.call(
             lambda: evaluate(
                 version.network,
                 *from_named_arrays(version.network, arrays),
                 *state.datasets.on_device(name, split),
-                pixels,
+                version.signature.transform,
+                version.signature.objective,
             )
         )
-        return convert.evaluation_to_proto(version, evaluation)
+        return convert.evaluation_to_proto(version, evaluation, notes)
 
     def DescribeNetwork(  # noqa: N802
         self, request: pb.DescribeNetworkRequest, context: grpc.ServicerContext
@@ -444,10 +454,14 @@ class TrainingService(TrainingServiceServicer):
         inputs, data = None, "random"
         if request.images:
             summary = state.datasets.describe(choice.dataset)
-            check_fit(network, summary.inputs, summary.classes, choice.dataset)
-            pixels = preset(choice.preset).config.pixels if choice.preset else version and version.pixels
+            if version:
+                check_dataset(version, summary, choice.dataset)
+            check_fit(network, summary, choice.dataset)
+            # Small inputs, so that nothing saturates: any network's gradients are right there or nowhere.
+            transform: Transform = "unit" if summary.data_type == "uint8" else "identity"
             images = state.datasets.images(choice.dataset, request.seed, BATCH_SIZE)
-            inputs, data = np.asarray(scale_pixels(images, pixels or "unit")), choice.dataset
+            inputs = np.asarray(to_inputs(images, version.signature.transform if version else transform))
+            data = choice.dataset
         with state.certificates.checking:
             if version is None:
                 return certify(network, inputs=inputs, data=data, seed=request.seed)

@@ -9,7 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from handgrad.core import training
+from handgrad.core.config import TrainConfig
 from handgrad.core.errors import InvalidInputError
+from handgrad.core.network import Network
+from handgrad.core.signature import Transform
 from handgrad.server.errors import NotFoundError, PreconditionError, ServiceError
 from handgrad.server.jobs import (
     Caller,
@@ -156,9 +159,14 @@ class Sweeps:
             ExhaustedError: The queue is full.
             PreconditionError: The model has another network than a member.
         """
-        held = self._models.network(request.model)
+        held, takes = self._models.network(request.model), self._models.signature(request.model)
         if held and any(member.network != held for member in request.members):
             raise PreconditionError(f"model {request.model} has another network than a member; choose another name")
+        if takes and not all(takes.agrees(member.signature) for member in request.members):
+            raise PreconditionError(
+                f"model {request.model} takes {takes.takes} ({takes.transform}), which is not what the members take; "
+                "choose another name"
+            )
         asked = {"own": request.own, "halving": asdict(request.halving) if request.halving else None}
         reserved: list[str] = []
         try:
@@ -180,7 +188,7 @@ class Sweeps:
                     "UPDATE sweeps SET name = ?, model = ? WHERE number = ?", (name, request.model or name, number)
                 )
                 for index, member in enumerate(request.members, start=1):
-                    reserved.append(self._models.reserve(writer, f"{name}.{index}", member.network))
+                    reserved.append(self._models.reserve(writer, f"{name}.{index}", member.network, member.signature))
                     insert(writer, member, reserved[-1], Caller(caller.client), number)
                 forget_old(writer)
         except BaseException:
@@ -225,7 +233,7 @@ class Sweeps:
         sweep = self._of(number)
         trained = [member for member in sweep.members if _has_part(member, sweep.halved_epochs)]
         groups: list[Group] = []
-        for indices in training.partition([(each.job.request.network, each.job.request.config) for each in trained]):
+        for indices in training.partition([_loop_of(each.job.request) for each in trained]):
             left = [
                 member.job
                 for member in (trained[index] for index in indices)
@@ -276,7 +284,7 @@ class Sweeps:
             reserved = False
             try:
                 with self._database.transaction() as writer:
-                    self._models.reserve(writer, sweep.model, best.job.request.network)
+                    self._models.reserve(writer, sweep.model, best.job.request.network, draft.signature)
                     reserved = True
                     version = self._models.insert(writer, draft, names)
                     _end(writer, sweep, JobState.SUCCEEDED, "", version.number)
@@ -326,6 +334,10 @@ def _ranked(members: Sequence[Member]) -> tuple[Member, ...]:
     found = [member for member in members if member.epoch and member.job.state is not JobState.FAILED]
     ranks = {member.job.name: rank for rank, member in enumerate(sorted(found, key=place), start=1)}
     return tuple(replace(member, rank=ranks.get(member.job.name, 0)) for member in members)
+
+
+def _loop_of(request: JobRequest) -> tuple[Network, Transform, TrainConfig]:
+    return request.network, request.signature.transform, request.config
 
 
 def _has_part(member: Member, halved_epochs: int) -> bool:

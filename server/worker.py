@@ -256,10 +256,14 @@ class Worker:
             # Before it runs, so that whoever asks it to stop finds it.
             self._jobs.live[job.name] = Live(job)
         continued = [self._continues(job) for job in jobs]
+        newest = [self._models.newest(job.request.model) for job in jobs]
+        epochs_before = [version.epochs if version else 0 for version in newest]
         with self._storage.database.transaction() as writer:
             begun = [
-                history.begin(writer, job.name, continued=goes_on, paused=job.name in self._paused)
-                for job, goes_on in zip(jobs, continued, strict=True)
+                history.begin(
+                    *(writer, job.name), continued=goes_on, epochs_before=epochs, paused=job.name in self._paused
+                )
+                for job, goes_on, epochs in zip(jobs, continued, epochs_before, strict=True)
             ]
         self._paused.difference_update(job.name for job in jobs)
         self._jobs.notify()
@@ -437,4 +441,5 @@ def _chunks_of(
         labels,
         [start.key for _, start in placed],
         [start.position for _, start in placed],
+        placed[0][0].job.epochs_before,
     )

@@ -6,7 +6,8 @@ import click
 
 from handgrad.client.cli import options
 from handgrad.client.cli.output import Output
-from handgrad.client.client import Evaluation, Pixels, Split, connect
+from handgrad.client.client import Evaluation, Split, connect
+from handgrad.client.signature import Transform, loss_told
 
 
 @click.command()
@@ -14,11 +15,12 @@ from handgrad.client.client import Evaluation, Pixels, Split, connect
 @options.server
 @options.version
 @click.option("--params", type=click.Path(path_type=Path), metavar="FILE", help="Evaluate this file, not a model.")
+@click.option("--network", type=click.Path(path_type=Path), metavar="FILE", help="The network of --params, as TOML.")
 @options.data
 @click.option(
     "--split", type=click.Choice(["test", "train"]), default="test", show_default=True, help="Which images to take."
 )
-@options.pixels
+@options.transform
 @options.as_json
 def evaluate(
     *,
@@ -26,33 +28,40 @@ def evaluate(
     server: str | None,
     version: int,
     params: Path | None,
+    network: Path | None,
     data: Path | None,
     split: Split,
-    pixels: Pixels | None,
+    transform: Transform | None,
     json_lines: bool,
 ) -> None:
     """Evaluate MODEL, or the params in a file: loss, accuracy, confusion matrix."""
     if (model is None) == (params is None):
         raise click.UsageError("name a MODEL, or a file with --params FILE")
+    if params is None and (network or transform):
+        raise click.UsageError("--network and --transform are of --params; a model has its own")
     output = Output(json_lines=json_lines)
     with connect(server or None) if params else options.connect_to_server(server) as hg:
         dataset = hg.upload_dataset(data).dataset if data else ""
         if params:
-            model = hg.upload_params(params).model
-        evaluation = hg.evaluate(model or "", version, dataset=dataset, split=split, pixels=pixels)
+            model = options.upload_params(hg, output, params, network=network, dataset=dataset, transform=transform)
+        evaluation = hg.evaluate(model or "", version, dataset=dataset, split=split)
     tell_evaluation(evaluation, split, output)
     output.say(_confusion_table(evaluation))
 
 
 def tell_evaluation(evaluation: Evaluation, split: Split, output: Output) -> None:
     """Tells loss and accuracy."""
-    output.say(f"{split} accuracy {evaluation.accuracy:.4f}, loss {evaluation.loss:.4f} ({evaluation.images:,} images)")
+    for note in evaluation.notes:
+        output.note(note)
+    measured = loss_told(evaluation.loss_name, evaluation.loss)
+    output.say(f"{split} accuracy {evaluation.accuracy:.4f}, {measured} ({evaluation.images:,} images)")
     output.emit(
         "evaluation",
         split=split,
         model=evaluation.version.model,
         version=evaluation.version.version,
         loss=evaluation.loss,
+        loss_name=evaluation.loss_name,
         accuracy=evaluation.accuracy,
         images=evaluation.images,
         confusion=evaluation.confusion.tolist(),

@@ -46,6 +46,6 @@ def loss(
             output.emit("iteration", iteration=iteration, loss=value)
     if plot:
         per_epoch = reply.job.iterations_per_epoch
-        plot_losses(plot, losses, reply.epochs, iterations_per_epoch=per_epoch, skip=skip)
+        plot_losses(plot, losses, reply.epochs, iterations_per_epoch=per_epoch, skip=skip, loss=reply.job.config.loss)
         output.say(f"plot: {plot}")
         output.emit("plot", file=str(plot))

@@ -7,10 +7,12 @@ from typing import Any
 import click
 import numpy as np
 
+from handgrad.client.cli.output import Output
 from handgrad.client.client import Client, connect
 from handgrad.client.errors import InvalidArgumentError
 from handgrad.client.params import check_ending
 from handgrad.client.plot import check_plot
+from handgrad.client.signature import Transform
 
 SERVER_VARIABLE = "HANDGRAD_SERVER"
 MAX_VALUES = 1024
@@ -25,8 +27,11 @@ server_needed = click.option(
     "--server", envvar=SERVER_VARIABLE, metavar="HOST:PORT", help=f"The server to call. Default: ${SERVER_VARIABLE}."
 )
 as_json = click.option("--json", "json_lines", is_flag=True, help="JSON Lines on stdout, people's text on stderr.")
-pixels = click.option(
-    "--pixels", type=click.Choice(["raw", "unit"]), help="How pixels become inputs: 0 to 255, or 0 to 1."
+transform = click.option(
+    "--transform",
+    type=click.Choice(["identity", "unit"]),
+    help="How numbers become inputs, for a model that is made, or params whose file does not say it: as they are, or "
+    "bytes divided by 255.",
 )
 data = click.option(
     "--data",
@@ -189,3 +194,31 @@ def connect_to_server(address: str | None) -> Client:
     if not address:
         raise click.UsageError(f"name the server: --server HOST:PORT, or the variable {SERVER_VARIABLE}")
     return connect(address)
+
+
+def upload_params(
+    hg: Client,
+    output: Output,
+    file: Path,
+    model: str = "",
+    *,
+    network: Path | None = None,
+    dataset: str = "",
+    transform: Transform | None = None,
+) -> str:
+    """Uploads a parameter file, and says what was assumed; returns the name of its model.
+
+    Args:
+        hg: The client.
+        output: Where it is said.
+        file: The file.
+        model: The model that it is for; empty for a new one.
+        network: The network that its params are of, where it is given.
+        dataset: Data set whose examples that network takes, where it does not say it; "mnist" if empty.
+        transform: From numbers to inputs, where the file does not say it.
+    """
+    shape = hg.get_dataset(dataset or "mnist").image_shape if network else ()
+    uploaded = hg.upload_params(file, model, network=network, input_shape=shape, transform=transform)
+    for note in uploaded.notes:
+        output.note(f"{file.name}: {note}")
+    return uploaded.params_version.model

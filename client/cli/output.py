@@ -30,6 +30,11 @@ class Output:
             told = {name: None if _is_no_number(value) else value for name, value in values.items()}
             click.echo(json.dumps({"event": event, **told}, allow_nan=False))
 
+    def note(self, text: str) -> None:
+        """Tells a person, on stderr, and a program what was assumed or looks wrong."""
+        click.echo(f"note: {text}", err=True)
+        self.emit("note", text=text)
+
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Shows rows under headers: as a table with lines on a terminal, with spaces between the columns in a pipe."""
         if self.json_lines:

@@ -4,7 +4,6 @@ import gzip
 import math
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -28,7 +27,6 @@ SHOWN_CLASSES = 3
 @click.option("--invert", is_flag=True, help="Swap black and white: MNIST's digits are white on black.")
 @options.data
 @options.version
-@options.pixels
 @options.server_needed
 @options.as_json
 def predict(
@@ -39,7 +37,6 @@ def predict(
     invert: bool,
     data: Path | None,
     version: int,
-    pixels: Any,
     server: str | None,
     json_lines: bool,
 ) -> None:
@@ -58,13 +55,11 @@ def predict(
             if not 0 <= index < len(tests):
                 raise click.BadParameter(f"from 0 to {len(tests) - 1}; got {index}", param_hint="--index")
             named[f"test image {index}"] = tests[index]
-        _tell(hg, model, version, named, pixels, output)
+        _tell(hg, model, version, named, output)
 
 
-def _tell(
-    hg: Client, model: str, version: int, named: dict[str, NDArray[np.uint8]], pixels: Any, output: Output
-) -> None:
-    prediction = hg.predict(model, np.stack(list(named.values())), version, pixels=pixels)
+def _tell(hg: Client, model: str, version: int, named: dict[str, NDArray[np.uint8]], output: Output) -> None:
+    prediction = hg.predict(model, np.stack(list(named.values())), version)
     for name, label, probabilities in zip(named, prediction.labels, prediction.probabilities, strict=True):
         best = np.argsort(-probabilities)[:SHOWN_CLASSES]
         output.say(f"{name}: {label}   " + "  ".join(f"{k} {probabilities[k]:.1%}" for k in best))

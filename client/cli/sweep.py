@@ -12,9 +12,10 @@ from handgrad.client.cli import options
 from handgrad.client.cli.evaluate import tell_evaluation
 from handgrad.client.cli.jobs import state_of
 from handgrad.client.cli.output import Output
-from handgrad.client.client import Client, Pixels, connect
+from handgrad.client.client import Client, connect
 from handgrad.client.network import title
 from handgrad.client.plot import plot_sweep
+from handgrad.client.signature import Transform
 from handgrad.client.sweep import Halving, Sweep, grid
 from handgrad.v1 import job_pb2, sweep_pb2
 
@@ -27,7 +28,7 @@ SHOWN = 10
 @click.option("--model", default="", help="Model that the best member becomes. Default: one named as the sweep.")
 @click.option("--network", type=click.Path(path_type=Path), metavar="FILE", help="A network's TOML file, for all.")
 @click.option("--hidden", type=options.Networks(), metavar="N,...", help="Hidden layers: 50,300x100 are two networks.")
-@options.pixels
+@options.transform
 @options.settings_of_many
 @click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Seeds 0 to N - 1, for each of the others.")
 @click.option("--halving", is_flag=True, help="Stop hopeless members: after an epoch, one in three goes on, and so on.")
@@ -46,7 +47,7 @@ def sweep(
     model: str,
     network: Path | None,
     hidden: tuple[tuple[int, ...], ...] | None,
-    pixels: Pixels | None,
+    transform: Transform | None,
     seeds: int | None,
     halving: bool,
     halving_epochs: int | None,
@@ -70,13 +71,20 @@ def sweep(
     if seeds and settings["seed"]:
         raise click.UsageError("--seed or --seeds, not both")
     axes, shared = _axes({"hidden": hidden, "seed": tuple(range(seeds)) if seeds else None} | _given(settings))
-    shared |= {name: value for name, value in (("network", network), ("pixels", pixels)) if value is not None}
+    shared |= {} if network is None else {"network": network}
     chosen = Halving(halving_epochs or 1, halving_factor or 3) if halving or halving_epochs or halving_factor else None
     if not server:
         output.say_at_once("starting a private server")
     with connect(server or None) as hg:
         dataset = hg.upload_dataset(data).dataset if data else ""
-        started = hg.train_sweep(grid(**axes), preset, model=model, dataset=dataset, config=shared, halving=chosen)
+        started = hg.train_sweep(
+            *(grid(**axes), preset),
+            model=model,
+            dataset=dataset,
+            config=shared,
+            transform=transform,
+            halving=chosen,
+        )
         members = len(started.info.members)
         told = ", ".join(f"{len(values)} values of {name}" for name, values in axes.items()) or "as the preset"
         output.say(f"{started.name}: {members} networks on {started.info.dataset}: {told}")

@@ -14,11 +14,12 @@ from handgrad.client.cli import options
 from handgrad.client.cli.evaluate import tell_evaluation
 from handgrad.client.cli.output import Output
 from handgrad.client.cli.progress import display, epoch_values
-from handgrad.client.client import Client, Pixels, connect
+from handgrad.client.client import Client, connect
 from handgrad.client.errors import HandgradError, JobCancelledError, JobError
 from handgrad.client.job import Event, Job
 from handgrad.client.network import title
 from handgrad.client.plot import plot_losses
+from handgrad.client.signature import Transform, takes
 from handgrad.v1 import job_pb2
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ T = TypeVar("T")
 @click.option("--model", default="", help="Model to train: continued if the server has it. Default: a new one.")
 @click.option("--network", type=click.Path(path_type=Path), metavar="FILE", help="A network's TOML file.")
 @click.option("--hidden", type=options.Widths(), metavar="N,...", help="Widths of hidden layers of sigmoids, or none.")
-@options.pixels
+@options.transform
 @options.settings
 @click.option("--publish-every", type=int, metavar="N", help="Publish params every N iterations, not each epoch alone.")
 @click.option("--fresh-optimizer", is_flag=True, help="Forget the optimizer's state that the model keeps.")
@@ -53,7 +54,7 @@ def train(
     model: str,
     network: Path | None,
     hidden: tuple[int, ...] | None,
-    pixels: Pixels | None,
+    transform: Transform | None,
     publish_every: int | None,
     fresh_optimizer: bool,
     detach: bool,
@@ -74,7 +75,9 @@ def train(
     with connect(server or None) as hg:
         dataset = hg.upload_dataset(data).dataset if data else ""
         if params:
-            model = hg.upload_params(params, model).model
+            model = options.upload_params(
+                hg, output, params, model, network=network, dataset=dataset, transform=transform
+            )
         elif interactive:
             model = _ask_for_params(hg, model, output)
         job = hg.train(
@@ -83,7 +86,7 @@ def train(
             dataset=dataset,
             network=network,
             hidden=hidden,
-            pixels=pixels,
+            transform=transform,
             publish_every_iterations=publish_every,
             fresh_optimizer=fresh_optimizer,
             **settings,
@@ -186,12 +189,13 @@ def _events(job: Job) -> Iterator[SimpleQueue[Event | HandgradError | Interrupt 
 
 def _tell_job(job: Job, output: Output) -> None:
     config = job.info.config
-    pixels = "0 to 255" if config.pixels == 1 else "0 to 1"
     output.say(
-        f"training {title(config.network)} on {job.info.dataset}: {config.epochs} epochs of "
-        f"{job.info.iterations_per_epoch:,} iterations, batch size {config.batch_size}, "
-        f"{_optimizer(config)}, learning rate {config.learning_rate:g}, pixels {pixels}, seed {config.seed}"
+        f"training {title(config.network)} on {job.info.dataset}, {takes(job.info.signature)}: {config.epochs} epochs "
+        f"of {job.info.iterations_per_epoch:,} iterations, batch size {config.batch_size}, "
+        f"{_optimizer(config)}, learning rate {config.learning_rate:g}, seed {config.seed}"
     )
+    for note in job.info.notes:
+        output.note(note)
     output.emit(
         "job",
         job=job.name,
@@ -228,7 +232,11 @@ def _keep(hg: Client, job: Job, plot: Path | None, save: Path | None, output: Ou
 
 def _plot(hg: Client, job: Job, file: Path, output: Output) -> None:
     epochs = hg.get_loss(job.name, limit=1).epochs
-    plot_losses(file, job.losses(), epochs, iterations_per_epoch=job.info.iterations_per_epoch)
+    plot_losses(
+        *(file, job.losses(), epochs),
+        iterations_per_epoch=job.info.iterations_per_epoch,
+        loss=job.info.config.loss,
+    )
     output.say(f"plot: {file}")
     output.emit("plot", file=str(file))
 
@@ -243,7 +251,7 @@ def _ask_for_params(hg: Client, model: str, output: Output) -> str:
     """Asks the report's first question; gives the model to train."""
     if not _yes("use parameter file?", output):
         return model
-    return _until_it_works("the file's name", output, lambda name: hg.upload_params(name, model).model)
+    return _until_it_works("the file's name", output, lambda name: options.upload_params(hg, output, Path(name), model))
 
 
 def _ask_to_save(job: Job, output: Output) -> None:

@@ -19,7 +19,7 @@ import handgrad
 from handgrad.client import client as client_module
 from handgrad.client import upload as upload_module
 from handgrad.client.upload import FORMATS
-from handgrad.v1 import network_pb2, params_pb2
+from handgrad.v1 import tensor_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
 ARRAYS: dict[str, Any] = {"W_1": np.arange(36.0).reshape(3, 12) / 36, "b_1": np.ones((3, 1))}
@@ -111,7 +111,7 @@ def test_a_server_that_stops_is_told() -> None:
         ("epochs", 2**63),
         ("epochs", -(2**63) - 1),
         ("learning_rate", "fast"),
-        ("pixels", "grey"),
+        ("transform", "grey"),
         ("seed", 2**64),
         ("publish_every_iterations", "often"),
     ],
@@ -175,7 +175,7 @@ DAMAGES: dict[str, Callable[[pb.GetParamsResponse], None]] = {
     "a bit": lambda reply: reply.tensors[1].__setattr__("data", flipped(reply.tensors[1].data)),
     "the end": lambda reply: reply.tensors[1].__setattr__("data", reply.tensors[1].data[:-4]),
     "the hash": lambda reply: reply.params_version.__setattr__("params_sha256", "0" * 64),
-    "a type": lambda reply: reply.tensors[0].__setattr__("data_type", params_pb2.DATA_TYPE_UNSPECIFIED),
+    "a type": lambda reply: reply.tensors[0].__setattr__("data_type", tensor_pb2.DATA_TYPE_UNSPECIFIED),
     "a shape": lambda reply: reply.tensors[0].shape.__setitem__(0, 4),
 }
 
@@ -220,7 +220,7 @@ def test_params_are_uploaded_from_arrays_and_from_both_kinds_of_files(hg: handgr
     # As numpy writes them for the report's program: float64.
     np.savez(tmp_path / "report.npz", **ARRAYS)
     sources: list[str | Path] = [files[0], str(files[1]), tmp_path / "report.npz"]
-    uploaded = [hg.upload_params(source, "mine") for source in sources]
+    uploaded = [hg.upload_params(source, "mine").params_version for source in sources]
     assert [version.version for version in uploaded] == [1, 2, 3]
     assert {version.params_sha256 for version in uploaded} == {first.params_sha256}
 
@@ -325,9 +325,9 @@ def test_an_upload_that_broke_off_goes_on_where_it_stopped(
 
 def test_an_evaluation_has_a_square_of_counts(hg: handgrad.Client, tiny: str) -> None:
     hg.upload_params(ARRAYS, "mine")
-    found = hg.evaluate("mine", dataset=tiny, split="train", pixels="unit")
+    found = hg.evaluate("mine", dataset=tiny, split="train")
     assert found.version.version == 1
-    assert found.version.pixels == network_pb2.PIXEL_SCALE_UNSPECIFIED
+    assert found.version.signature.inputs.data_type == tensor_pb2.DATA_TYPE_UNSPECIFIED
     assert found.images == 65
     assert found.confusion.shape == (3, 3)
     assert found.confusion.sum() == 65

@@ -8,7 +8,7 @@ import pytest
 import handgrad
 from handgrad.v1 import job_pb2, params_pb2
 
-SETTINGS: dict[str, Any] = {"hidden": [4], "batch_size": 10, "learning_rate": 0.1, "pixels": "unit"}
+SETTINGS: dict[str, Any] = {"hidden": [4], "batch_size": 10, "learning_rate": 0.1, "transform": "unit"}
 
 
 def test_its_events_are_epochs_and_progress(hg: handgrad.Client, tiny: str) -> None:

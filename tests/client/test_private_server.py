@@ -16,7 +16,7 @@ import pytest
 import handgrad
 from handgrad.client.private_server import PrivateServer
 
-SETTINGS: dict[str, Any] = {"hidden": [4], "batch_size": 10, "learning_rate": 0.1, "pixels": "unit"}
+SETTINGS: dict[str, Any] = {"hidden": [4], "batch_size": 10, "learning_rate": 0.1, "transform": "unit"}
 
 
 def listens(address: str) -> bool:

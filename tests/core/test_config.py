@@ -59,7 +59,7 @@ def test_the_ends_of_a_range_belong_to_it(setting: str, value: Any) -> None:
 
 def test_too_many_iterations_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="iterations in all"):
-        TrainConfig(batch_size=1, epochs=2_000, learning_rate=0.1, pixels="raw").check(NETWORK, 60_000)
+        TrainConfig(batch_size=1, epochs=2_000, learning_rate=0.1).check(NETWORK, 60_000)
 
 
 def test_a_batch_that_fits_no_memory_is_refused() -> None:
@@ -83,4 +83,4 @@ def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
 
 def test_the_preset_is_the_reports() -> None:
     assert make_network(preset("report").layers, (28, 28), 10) == fully_connected(784, (100,), 10)
-    assert TrainConfig(batch_size=100, epochs=10, learning_rate=0.01, pixels="raw") == REPORT
+    assert TrainConfig(batch_size=100, epochs=10, learning_rate=0.01) == REPORT

@@ -35,7 +35,7 @@ def test_the_parts_it_is_cut_into_change_nothing(monkeypatch: pytest.MonkeyPatch
     params = init(NETWORK, jax.random.key(2))
 
     def evaluate() -> evaluation.Evaluation:
-        return evaluation.evaluate(NETWORK, params, NOTHING, jnp.asarray(IMAGES), jnp.asarray(LABELS), "raw")
+        return evaluation.evaluate(NETWORK, params, NOTHING, jnp.asarray(IMAGES), jnp.asarray(LABELS), "identity")
 
     whole = evaluate()
     # 17 numbers an image: parts of 7 images, the last of 1.
@@ -49,6 +49,6 @@ def test_the_parts_it_is_cut_into_change_nothing(monkeypatch: pytest.MonkeyPatch
 def test_float_images_are_taken_too() -> None:
     params = init(NETWORK, jax.random.key(3))
     labels = jnp.asarray(LABELS)
-    as_bytes = evaluation.evaluate(NETWORK, params, NOTHING, jnp.asarray(IMAGES), labels, "raw")
-    as_floats = evaluation.evaluate(NETWORK, params, NOTHING, jnp.asarray(IMAGES, jnp.float32), labels, "raw")
+    as_bytes = evaluation.evaluate(NETWORK, params, NOTHING, jnp.asarray(IMAGES), labels, "identity")
+    as_floats = evaluation.evaluate(NETWORK, params, NOTHING, jnp.asarray(IMAGES, jnp.float32), labels, "identity")
     assert as_bytes.loss == as_floats.loss

@@ -30,7 +30,7 @@ def test_the_mean_of_the_largest_losses_is_finite(size: int) -> None:
 def test_an_evaluation_of_the_largest_losses_is_finite() -> None:
     params = ({"W": jnp.zeros((2, 3)), "b": jnp.array([3e38, -3e38])},)
     images, labels = jnp.zeros((4, 3), jnp.uint8), jnp.ones(4, jnp.uint8)
-    assert np.isfinite(evaluate(fully_connected(3, (), 2), params, ({},), images, labels, "raw").loss)
+    assert np.isfinite(evaluate(fully_connected(3, (), 2), params, ({},), images, labels, "identity").loss)
 
 
 @pytest.mark.parametrize(("dtype", "classes"), [(jnp.int8, 200), (jnp.uint8, 256), (jnp.uint8, 300), (jnp.int32, 300)])

@@ -22,9 +22,10 @@ from handgrad.core.operations.affine import Affine
 from handgrad.core.operations.base import Params
 from handgrad.core.operations.dropout import Dropout
 from handgrad.core.optimizers import OptState
+from handgrad.core.signature import Transform, to_inputs
 
 NETWORK = fully_connected(12, (5,), 3)
-CONFIG = TrainConfig(batch_size=10, epochs=3, learning_rate=0.1, pixels="unit", seed=4)
+CONFIG = TrainConfig(batch_size=10, epochs=3, learning_rate=0.1, seed=4)
 GENERATOR = np.random.default_rng(2)
 IMAGES = GENERATOR.integers(0, 256, (45, 12), np.uint8)
 LABELS = GENERATOR.integers(0, 3, 45).astype(np.uint8)
@@ -42,7 +43,7 @@ class Run:
 
 def run(config: TrainConfig = CONFIG, network: Network = NETWORK, size: int = 45) -> Run:
     init_key, permutation_key = randomness.keys_of_run(config.seed)
-    recipe = training.recipe_of(network, config)
+    recipe = training.recipe_of(network, "unit", config)
     state = training.initial_state(recipe, init(network, init_key))
     images, labels = jnp.asarray(IMAGES[:size, : network.inputs]), jnp.asarray(LABELS[:size])
     params: Any = None
@@ -152,7 +153,7 @@ def _train_preset(name: str) -> None:
     images, labels = GENERATOR.integers(0, 256, (6, math.prod(shape)), np.uint8), GENERATOR.integers(0, 3, 6)
     network = make_network(preset(name).layers, shape, 3)
     config = replace(preset(name).config, batch_size=3, epochs=1)
-    recipe = training.recipe_of(network, config)
+    recipe = training.recipe_of(network, preset(name).transform, config)
     init_key, key = randomness.keys_of_run(0)
     state = training.initial_state(recipe, init(network, init_key))
     before = jax.tree.map(np.array, state.params)
@@ -183,7 +184,7 @@ def test_many_networks_train_at_once() -> None:
             training.TrainState(jax.tree.map(jnp.copy, params), OptState(), ({}, {}, {})),
             *(losses, images, labels, permutation, jnp.full(4, rate), training.hyperparameters_of(CONFIG)),
             *(jax.random.key(0), jnp.int32(0), jnp.int32(4)),
-            recipe=training.recipe_of(NETWORK, CONFIG),
+            recipe=training.recipe_of(NETWORK, "unit", CONFIG),
             batch_size=10,
         )
         return trained
@@ -206,7 +207,7 @@ def together(
 ) -> tuple[list[training.TrainState], list[training.Position], list[list[float]]]:
     """Trains networks in one loop, to the end or to the first chunk at so many iterations."""
     keys = [randomness.keys_of_run(config.seed) for config in configs]
-    recipe = training.recipe_of(network, configs[0])
+    recipe = training.recipe_of(network, "unit", configs[0])
     states = states or [training.initial_state(recipe, init(network, init_key)) for init_key, _ in keys]
     starts = starts or [training.FIRST] * len(configs)
     per_epoch = configs[0].iterations_per_epoch(45)
@@ -267,8 +268,8 @@ def test_networks_that_train_together_go_on_bit_for_bit_whatever_the_others_are(
 def test_a_cpu_trains_each_network_by_itself_and_other_devices_those_that_are_alike_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    runs = [
-        (network, replace(CONFIG, seed=seed, momentum=momentum))
+    runs: list[tuple[Network, Transform, TrainConfig]] = [
+        (network, "unit", replace(CONFIG, seed=seed, momentum=momentum))
         for seed in range(3)
         for network in (NETWORK, DROPPING)
         for momentum in (0.0, 0.5)
@@ -283,11 +284,13 @@ def test_a_cpu_trains_each_network_by_itself_and_other_devices_those_that_are_al
     assert training.partition(runs[:1] * 2) == [[0], [1]]
 
 
-def test_pixels_are_taken_as_they_are_or_divided() -> None:
+def test_numbers_are_taken_as_they_are_or_divided() -> None:
     images = jnp.array([[0, 51, 255]], jnp.uint8)
-    np.testing.assert_array_equal(training.scale_pixels(images, "raw"), [[0.0, 51.0, 255.0]])
-    np.testing.assert_allclose(training.scale_pixels(images, "unit"), [[0.0, 0.2, 1.0]], rtol=1e-6)
-    assert training.scale_pixels(images, "raw").dtype == jnp.float32
+    np.testing.assert_array_equal(to_inputs(images, "identity"), [[0.0, 51.0, 255.0]])
+    np.testing.assert_allclose(to_inputs(images, "unit"), [[0.0, 0.2, 1.0]], rtol=1e-6)
+    assert to_inputs(images, "identity").dtype == jnp.float32
+    with pytest.raises(TypeError, match="unit divides bytes; got float32"):
+        to_inputs(images.astype(jnp.float32), "unit")
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -298,7 +301,7 @@ def test_the_reports_table(mnist: Dataset, seed: int) -> None:
     config = replace(report.config, seed=seed)
     network = make_network(report.layers, mnist.image_shape, mnist.classes)
     init_key, permutation_key = randomness.keys_of_run(seed)
-    recipe = training.recipe_of(network, config)
+    recipe = training.recipe_of(network, report.transform, config)
     state = training.initial_state(recipe, init(network, init_key))
     images, labels = jnp.asarray(mnist.train.images), jnp.asarray(mnist.train.labels)
     means: list[float] = []
@@ -307,4 +310,4 @@ def test_the_reports_table(mnist: Dataset, seed: int) -> None:
         means += [] if chunk.epoch_mean_loss is None else [chunk.epoch_mean_loss]
     assert means == pytest.approx(table, rel=0.06)
     test_images, test_labels = jnp.asarray(mnist.test.images), jnp.asarray(mnist.test.labels)
-    assert evaluate(network, state.params, state.statistics, test_images, test_labels, "raw").accuracy >= 0.93
+    assert evaluate(network, state.params, state.statistics, test_images, test_labels, "identity").accuracy >= 0.93

@@ -35,7 +35,7 @@ def test_the_operation_of_the_example_is_certified(softsign: type[Stateless]) ->
 def test_a_network_with_it_trains_and_is_certified(softsign: type[Stateless], hg: handgrad.Client, tiny: str) -> None:
     layers: list[dict[str, Any]] = [{"kind": "affine", "outputs": 4}, {"kind": softsign.kind}, {"kind": "affine"}]
     assert hg.check_gradients(layers, dataset=tiny).passed
-    job = hg.train(network=layers, dataset=tiny, batch_size=10, epochs=2, pixels="unit", learning_rate=0.1)
+    job = hg.train(network=layers, dataset=tiny, batch_size=10, epochs=2, transform="unit", learning_rate=0.1)
     assert job.wait().config.network.layers[1].kind == "softsign"
 
 

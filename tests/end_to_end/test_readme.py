@@ -80,7 +80,7 @@ def test_the_tour_of_networks(shell: Any, tmp_path: Path) -> None:
     assert "validation loss" in done.stdout
     assert "gradients, all right" in done.stdout
     assert (tmp_path / "mine.png").exists()
-    assert "NOT" not in shell("handgrad evaluate --params mine.npz --pixels unit").stdout
+    assert "NOT" not in shell("handgrad evaluate --params mine.npz --transform unit").stdout
 
 
 def test_the_tour_of_sweeps(shell: Any, tmp_path: Path) -> None:

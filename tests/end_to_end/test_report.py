@@ -63,7 +63,7 @@ def test_a_float64_file_of_the_reports_program_goes_on_training(shell: Any, tmp_
 
 
 def test_other_pixels_land_on_their_row_of_the_table(shell: Any) -> None:
-    done = shell("handgrad train --pixels unit --epochs 2 --json")
+    done = shell("handgrad train --transform unit --epochs 2 --json")
     assert done.returncode == 0, done.stderr
     losses = [event["mean_loss"] for event in events(done.stdout) if event["event"] == "epoch"]
     assert losses == pytest.approx([2.0944, 1.6452], rel=0.06)

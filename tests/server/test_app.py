@@ -170,7 +170,6 @@ REQUESTS = st.one_of(
             epochs=st.one_of(st.integers(-(2**63), 3), st.just(2**63 - 1)),
             learning_rate=st.floats(),
             seed=NUMBERS,
-            pixels=st.sampled_from([0, 1, 2]),
             publish_every_iterations=NUMBERS,
             optimizer=NAMES,
             validation_images=NUMBERS,

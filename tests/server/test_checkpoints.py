@@ -11,7 +11,7 @@ import pytest
 import handgrad
 from handgrad.core.errors import InvalidInputError
 from handgrad.server.app import Server
-from handgrad.v1 import network_pb2
+from handgrad.v1 import signature_pb2
 
 ARRAYS: dict[str, Any] = {"W_1": np.arange(36.0).reshape(3, 12), "b_1": np.ones((3, 1))}
 OTHERS: dict[str, Any] = ARRAYS | {"b_1": np.zeros((3, 1))}
@@ -26,7 +26,7 @@ def test_a_checkpoint_outlives_the_server(tmp_path: Path, tiny_folder: Path) -> 
     server = Server("127.0.0.1:0", tmp_path / "data")
     with handgrad.connect(server.address) as hg:
         dataset = hg.upload_dataset(tiny_folder).dataset
-        job = hg.train(dataset=dataset, hidden=[4], pixels="unit", batch_size=10, epochs=1)
+        job = hg.train(dataset=dataset, hidden=[4], transform="unit", batch_size=10, epochs=1)
         info = job.wait()
         saved = hg.save_params(job.model, "my.best_one-1")
         first = hg.save_params(job.model, "first", version=1)
@@ -37,7 +37,9 @@ def test_a_checkpoint_outlives_the_server(tmp_path: Path, tiny_folder: Path) -> 
     with handgrad.connect(server.address) as hg:
         loaded = hg.load_params("my.best_one-1", "again").params_version
         assert (loaded.model, loaded.version, loaded.params_sha256) == ("again", 1, info.params_sha256)
-        assert loaded.pixels == network_pb2.PIXEL_SCALE_UNIT
+        assert loaded.signature == info.signature
+        assert loaded.signature.inputs.transform == signature_pb2.TRANSFORM_UNIT
+        assert loaded.epochs == 1
         assert list(hg.get_params("again").arrays) == ["W_1", "b_1", "W_2", "b_2"]
         assert hg.load_params("first", "again").params_version.version == 2
         assert hg.load_params("first").params_version.model not in ("", "again")

@@ -86,7 +86,7 @@ def test_each_write_of_an_upload_and_a_save_may_fail(tmp_path: Path, faults: Fau
                 refused.append(str(error))
             faults.first = faults.last = 0
             # The same works once the disk does.
-            uploaded = hg.upload_params(arrays(number), "mine")
+            uploaded = hg.upload_params(arrays(number), "mine").params_version
             answered[f"again-{number}"] = hg.save_params("mine", f"again-{number}").params_sha256
             assert uploaded.params_sha256 == answered[f"again-{number}"]
         # Each of them was answered with an error that says why.
@@ -187,7 +187,10 @@ def test_each_statement_of_the_database_may_fail(
         # Reading goes on.
         assert hg.get_params("mine").version.params_sha256
         failing_database("")
-        assert hg.upload_params(arrays(2), "mine").params_sha256 == hg.get_params("mine").version.params_sha256
+        assert (
+            hg.upload_params(arrays(2), "mine").params_version.params_sha256
+            == hg.get_params("mine").version.params_sha256
+        )
         hg.upload_params(arrays(3), "new")
         assert hg.train(dataset="tiny", epochs=1, model="trained", **SETTINGS).wait().version >= 2
         if statement not in ("INSERT", "UPDATE"):
@@ -198,7 +201,7 @@ def test_each_statement_of_the_database_may_fail(
 def test_a_full_database_is_a_full_disk(tmp_path: Path) -> None:
     server = Server("127.0.0.1:0", tmp_path / "data")
     with handgrad.connect(server.address) as hg:
-        saved = hg.save_params(hg.upload_params(arrays(0), "mine").model, "one")
+        saved = hg.save_params(hg.upload_params(arrays(0), "mine").params_version.model, "one")
         writer = server._storage.database._writer
         pages = writer.execute("PRAGMA page_count").fetchone()[0]
         writer.execute(f"PRAGMA max_page_count = {pages}")

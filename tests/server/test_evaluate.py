@@ -10,7 +10,7 @@ import pytest
 import handgrad
 from handgrad.core.datasets import IDX_FILES
 from handgrad.server import datasets, service
-from handgrad.v1 import params_pb2
+from handgrad.v1 import tensor_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
 W, B = np.random.default_rng(1).normal(size=(3, 12)), np.random.default_rng(2).normal(size=(3, 1))
@@ -28,26 +28,21 @@ def by_hand(folder: Path, files: tuple[str, str], divisor: float) -> tuple[float
     return -log_y[np.arange(len(labels)), labels].mean(), confusion
 
 
-@pytest.mark.parametrize(("pixels", "divisor"), [("raw", 1), ("unit", 255), (None, 1)])
+@pytest.mark.parametrize(("transform", "divisor"), [("identity", 1), ("unit", 255), (None, 1)])
 @pytest.mark.parametrize(("split", "files"), [("train", IDX_FILES[:2]), ("test", IDX_FILES[2:])])
 def test_it_is_what_numpy_computes(
-    hg: handgrad.Client, tiny: str, tiny_folder: Path, split: Any, files: Any, pixels: Any, divisor: float
+    hg: handgrad.Client, tiny: str, tiny_folder: Path, split: Any, files: Any, transform: Any, divisor: float
 ) -> None:
-    hg.upload_params({"W_1": W, "b_1": B}, "mine")
-    found = hg.evaluate("mine", dataset=tiny, split=split, pixels=pixels)
+    hg.upload_params({"W_1": W, "b_1": B}, "mine", transform=transform)
+    found = hg.evaluate("mine", dataset=tiny, split=split)
+    assert found.loss_name == "softmax_cross_entropy"
+    assert ["it is not known which numbers" in note for note in found.notes] == [True]
     loss, confusion = by_hand(tiny_folder, files, divisor)
     assert found.loss == pytest.approx(loss, rel=1e-4)
     np.testing.assert_array_equal(found.confusion, confusion)
     assert found.images == confusion.sum()
     assert found.accuracy == pytest.approx(np.trace(confusion) / confusion.sum())
     assert (found.version.model, found.version.version) == ("mine", 1)
-
-
-def test_pixels_are_those_of_the_training(hg: handgrad.Client, tiny: str) -> None:
-    job = hg.train(dataset=tiny, hidden=[4], batch_size=10, epochs=1, pixels="unit")
-    job.wait()
-    default, unit, raw = (hg.evaluate(job.model, dataset=tiny, pixels=pixels) for pixels in (None, "unit", "raw"))
-    assert default.loss == unit.loss != raw.loss
 
 
 def test_a_job_goes_on_while_it_is_evaluated(hg: handgrad.Client, tiny: str) -> None:
@@ -66,7 +61,7 @@ def test_a_job_goes_on_while_it_is_evaluated(hg: handgrad.Client, tiny: str) -> 
 def test_what_does_not_fit_or_exist_is_told(hg: handgrad.Client, tiny: str) -> None:
     hg.upload_params({"W_1": W, "b_1": B}, "mine")
     hg.upload_params({"W_1": W[:2], "b_1": B[:2]}, "narrow")
-    with pytest.raises(handgrad.InvalidArgumentError, match="784 numbers, as an image of data set mnist has"):
+    with pytest.raises(handgrad.InvalidArgumentError, match="the model takes 12 numbers; got 28x28x1 bytes"):
         hg.evaluate("mine")
     with pytest.raises(handgrad.InvalidArgumentError, match="3 outputs or more, the classes of data set tiny"):
         hg.evaluate("narrow", dataset=tiny)
@@ -74,12 +69,10 @@ def test_what_does_not_fit_or_exist_is_told(hg: handgrad.Client, tiny: str) -> N
         hg.evaluate("mine", dataset="nothing")
     with pytest.raises(handgrad.NotFoundError, match="no version 7"):
         hg.evaluate("mine", 7, dataset=tiny)
-    for field in ("split", "pixels"):
-        unknown: dict[str, Any] = {field: 9}
-        request = pb.EvaluateRequest(model="mine", dataset=tiny, **unknown)
-        with pytest.raises(handgrad.InvalidArgumentError) as raised, hg._errors():
-            hg._stub.Evaluate(request)
-        assert raised.value.field == field
+    unknown: dict[str, Any] = {"split": 9}
+    with pytest.raises(handgrad.InvalidArgumentError) as raised, hg._errors():
+        hg._stub.Evaluate(pb.EvaluateRequest(model="mine", dataset=tiny, **unknown))
+    assert raised.value.field == "split"
 
 
 def test_a_fault_in_a_call_is_answered_without_its_secrets(
@@ -100,7 +93,7 @@ def test_a_fault_in_a_call_is_answered_without_its_secrets(
 def test_a_data_set_is_described_and_named_by_its_content(hg: handgrad.Client, tiny_folder: Path) -> None:
     named = hg.upload_dataset(tiny_folder, "tiny")
     assert (named.dataset, named.train_images, named.test_images, named.classes) == ("tiny", 65, 20, 3)
-    assert (list(named.image_shape), named.data_type, named.size_bytes) == ([3, 4], params_pb2.DATA_TYPE_UINT8, 1105)
+    assert (list(named.image_shape), named.data_type, named.size_bytes) == ([3, 4], tensor_pb2.DATA_TYPE_UINT8, 1105)
     assert hg.upload_dataset(tiny_folder, "tiny") == named
     unnamed = hg.upload_dataset(tiny_folder).dataset
     assert unnamed == hg.upload_dataset(tiny_folder).dataset

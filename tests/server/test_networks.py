@@ -15,7 +15,7 @@ import handgrad
 from handgrad.core import verification
 from handgrad.core.operations import affine
 from handgrad.server.app import Server
-from handgrad.v1 import job_pb2, network_pb2
+from handgrad.v1 import job_pb2, signature_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
 CONVOLUTIONAL: list[dict[str, Any]] = [
@@ -49,12 +49,12 @@ def test_any_network_trains_and_comes_back_from_a_file(hg: handgrad.Client, tiny
     assert not np.array_equal(params.arrays["mean_2"], np.zeros(3))
     for file in (tmp_path / "p.npz", tmp_path / "p.safetensors"):
         params.save(file)
-        uploaded = hg.upload_params(file)
+        uploaded = hg.upload_params(file).params_version
         assert uploaded.params_sha256 == info.params_sha256
         assert uploaded.network == params.version.network
-        found, expected = hg.evaluate(uploaded.model, dataset=tiny), hg.evaluate("mine", dataset=tiny, pixels="raw")
+        found, expected = hg.evaluate(uploaded.model, dataset=tiny), hg.evaluate("mine", dataset=tiny)
         np.testing.assert_array_equal(found.confusion, expected.confusion)
-    again = hg.upload_params(params.arrays, "mine")
+    again = hg.upload_params(params.arrays, "mine").params_version
     assert again.params_sha256 == info.params_sha256
     with pytest.raises(handgrad.InvalidArgumentError, match="W_3 has shape"):
         hg.upload_params({**params.arrays, "W_3": np.ones((4, 3, 3, 2))}, "mine")
@@ -192,7 +192,7 @@ def test_a_checkpoint_of_a_network_too_large_has_no_certificate(
 
 def test_validation_is_told_and_the_best_epoch_kept(hg: handgrad.Client, tiny: str) -> None:
     # So fast that it overfits the few images and then gets worse.
-    settings: dict[str, Any] = {"batch_size": 5, "learning_rate": 0.05, "pixels": "unit", "optimizer": "adam"}
+    settings: dict[str, Any] = {"batch_size": 5, "learning_rate": 0.05, "transform": "unit", "optimizer": "adam"}
     job = hg.train(
         dataset=tiny, model="mine", hidden=[32], epochs=40, validation_images=20, keep_best=True, patience=3, **settings
     )
@@ -254,8 +254,8 @@ REQUEST = pb.TrainRequest(
         validation_images=15,
         keep_best=True,
         shift=1,
-        pixels=network_pb2.PIXEL_SCALE_UNIT,
     ),
+    transform=signature_pb2.TRANSFORM_UNIT,
 )
 
 
@@ -300,6 +300,16 @@ def test_a_database_of_the_schema_before_is_taken_over(tmp_path: Path) -> None:
         for column in ("best_epoch", "best_loss", "best_version", "stopped_early"):
             database.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
         database.execute("ALTER TABLE checkpoints DROP COLUMN certificate")
+        for table, columns in {
+            "jobs": ("epochs_before", "notes"),
+            "models": ("signature",),
+            "versions": ("signature", "epochs"),
+            "checkpoints": ("signature", "epochs"),
+        }.items():
+            for column in columns:
+                database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        for table in ("versions", "checkpoints"):
+            database.execute(f"ALTER TABLE {table} ADD COLUMN pixels TEXT")
         database.execute("DROP TABLE certificates")
         database.execute("DROP INDEX jobs_by_sweep")
         database.execute("ALTER TABLE jobs DROP COLUMN sweep")

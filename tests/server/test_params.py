@@ -13,7 +13,7 @@ import handgrad
 from handgrad.client.network import title
 from handgrad.server import models, service, uploads
 from handgrad.server.app import Server
-from handgrad.v1 import network_pb2, params_pb2
+from handgrad.v1 import signature_pb2, tensor_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
 Arrays = dict[str, NDArray[Any]]
@@ -29,11 +29,14 @@ def arrays(widths: tuple[int, ...] = (12, 4, 3), seed: int = 0) -> Arrays:
 
 
 def test_what_is_uploaded_is_given_back(hg: handgrad.Client) -> None:
-    uploaded = hg.upload_params(arrays(), "mine")
+    uploaded = hg.upload_params(arrays(), "mine").params_version
     found = hg.get_params("mine")
     assert found.version == uploaded
     assert (uploaded.model, uploaded.version, uploaded.job, uploaded.size_bytes) == ("mine", 1, "", 67 * 4)
-    assert uploaded.pixels == network_pb2.PIXEL_SCALE_UNSPECIFIED
+    assert uploaded.signature.inputs == signature_pb2.InputSignature(
+        shape=[12], transform=signature_pb2.TRANSFORM_IDENTITY
+    )
+    assert uploaded.epochs == 0
     assert title(uploaded.network) == "12-4-3"
     assert list(found.arrays) == ["W_1", "b_1", "W_2", "b_2"]
     for name, array in arrays().items():
@@ -45,19 +48,19 @@ def test_tensors_travel_as_type_shape_and_little_endian_bytes(hg: handgrad.Clien
     tensors = hg._stub.GetParams(pb.GetParamsRequest(model="mine")).tensors
     assert [tensor.name for tensor in tensors] == ["W_1", "b_1", "W_2", "b_2"]
     assert [list(tensor.shape) for tensor in tensors] == [[4, 12], [4, 1], [3, 4], [3, 1]]
-    assert {tensor.data_type for tensor in tensors} == {params_pb2.DATA_TYPE_FLOAT32}
+    assert {tensor.data_type for tensor in tensors} == {tensor_pb2.DATA_TYPE_FLOAT32}
     assert tensors[1].data == arrays()["b_1"].astype("<f4").tobytes()
 
 
 def test_a_model_without_a_name_gets_one(hg: handgrad.Client) -> None:
-    names = {hg.upload_params(arrays()).model for _ in range(3)}
+    names = {hg.upload_params(arrays()).params_version.model for _ in range(3)}
     assert len(names) == 3
 
 
 def test_versions_are_kept_and_then_forgotten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     server = Server("127.0.0.1:0", tmp_path / "data", keep_versions=3, keep_every=4)
     with handgrad.connect(server.address) as hg:
-        hashes = [hg.upload_params(arrays(seed=seed), "mine").params_sha256 for seed in range(8)]
+        hashes = [hg.upload_params(arrays(seed=seed), "mine").params_version.params_sha256 for seed in range(8)]
         for number in (4, 6, 7, 8):
             assert hg.get_params("mine", number).version.params_sha256 == hashes[number - 1]
         assert hg.get_params("mine").version.version == 8
@@ -84,7 +87,7 @@ def test_a_deleted_model_goes_on_with_its_numbers(hg: handgrad.Client) -> None:
         hg.delete_model("mine")
     assert list(hg.list_models()) == []
     # Of another network, too.
-    assert hg.upload_params(arrays((12, 3)), "mine").version == 3
+    assert hg.upload_params(arrays((12, 3)), "mine").params_version.version == 3
     assert hg.load_params("one", "again").params_version.version == 1
 
 
@@ -225,13 +228,16 @@ def test_a_model_that_is_being_trained_takes_nothing_else(hg: handgrad.Client, t
 
 
 def test_uploaded_params_are_trained_on(hg: handgrad.Client, tiny: str) -> None:
-    start = hg.upload_params(arrays(), "mine")
+    start = hg.upload_params(arrays(), "mine").params_version
     job = hg.train(dataset=tiny, model="mine", epochs=1, batch_size=10, learning_rate=1e-6)
     job.wait()
     # So small a step leaves them nearly where they were.
     np.testing.assert_allclose(job.params().arrays["W_1"], arrays()["W_1"], atol=1e-2)
     assert job.params(1).version.params_sha256 == start.params_sha256
-    assert job.info.config.pixels == network_pb2.PIXEL_SCALE_RAW
+    # What the file did not say is known from here on.
+    inputs = job.params().version.signature.inputs
+    assert (list(inputs.shape), inputs.data_type) == ([3, 4, 1], tensor_pb2.DATA_TYPE_UINT8)
+    assert inputs.transform == signature_pb2.TRANSFORM_IDENTITY
 
 
 def test_versions_are_read_while_a_job_trains(server: Server, hg: handgrad.Client, tiny: str) -> None:

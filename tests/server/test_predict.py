@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import handgrad
-from handgrad.v1 import network_pb2, params_pb2
+from handgrad.v1 import tensor_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
 GENERATOR = np.random.default_rng(0)
@@ -22,19 +22,22 @@ def by_hand(images: Any) -> Any:
 
 @pytest.fixture
 def model(hg: handgrad.Client) -> str:
-    return hg.upload_params({"W_1": W, "b_1": B}, "mine").model
+    return hg.upload_params({"W_1": W, "b_1": B}, "mine", transform="unit").params_version.model
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 37])
 def test_probabilities_are_those_of_the_network(hg: handgrad.Client, model: str, count: int) -> None:
-    found = hg.predict(model, IMAGES[:count], pixels="unit")
+    found = hg.predict(model, IMAGES[:count])
     expected = by_hand(IMAGES[:count] / 255)
     np.testing.assert_allclose(found.probabilities, expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(found.labels, expected.argmax(axis=1))
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, rtol=1e-5)
     assert found.version.version == 1
-    floats = hg.predict(model, (IMAGES[:count] / 255).astype(np.float32).reshape(count, 12), pixels="raw")
-    np.testing.assert_allclose(floats.probabilities, expected, rtol=1e-4, atol=1e-6)
+    assert found.kind == "probabilities"
+    flat = hg.predict(model, IMAGES[:count].reshape(count, 12))
+    np.testing.assert_array_equal(flat.probabilities, found.probabilities)
+    with pytest.raises(handgrad.InvalidArgumentError, match="unit divides bytes by 255, and these are floats from"):
+        hg.predict(model, IMAGES[:count] / 255)
 
 
 def test_many_images_are_told_by_one_version(monkeypatch: pytest.MonkeyPatch, hg: handgrad.Client, model: str) -> None:
@@ -51,30 +54,28 @@ def test_many_images_are_told_by_one_version(monkeypatch: pytest.MonkeyPatch, hg
         return response
 
     monkeypatch.setattr(hg._stub, "Predict", meanwhile)
-    found = hg.predict(model, IMAGES, pixels="unit")
+    found = hg.predict(model, IMAGES)
     assert versions == [1] * 4
     np.testing.assert_allclose(found.probabilities, by_hand(IMAGES / 255), rtol=1e-4, atol=1e-6)
 
 
-def test_pixels_are_taken_as_they_were_trained(hg: handgrad.Client, tiny: str) -> None:
-    job = hg.train(dataset=tiny, hidden=[4], batch_size=10, epochs=1, pixels="unit")
+def test_a_version_is_asked_by_its_number(hg: handgrad.Client, tiny: str) -> None:
+    job = hg.train(dataset=tiny, hidden=[4], batch_size=10, epochs=1, transform="unit")
     job.wait()
-    assert job.info.config.pixels == network_pb2.PIXEL_SCALE_UNIT
-    plain, unit = hg.predict(job.model, IMAGES), hg.predict(job.model, IMAGES, pixels="unit")
-    np.testing.assert_array_equal(plain.probabilities, unit.probabilities)
+    plain = hg.predict(job.model, IMAGES)
     first = hg.predict(job.model, IMAGES, 1)
     assert first.version.version == 1
     assert not np.array_equal(first.probabilities, plain.probabilities)
 
 
-TENSOR: dict[str, Any] = {"data_type": params_pb2.DATA_TYPE_UINT8, "shape": [2, 12], "data": bytes(24)}
+TENSOR: dict[str, Any] = {"data_type": tensor_pb2.DATA_TYPE_UINT8, "shape": [2, 12], "data": bytes(24)}
 
 
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
         ({"data_type": 0}, "images.data_type"),
-        ({"data_type": params_pb2.DATA_TYPE_FLOAT64}, "images.data_type"),
+        ({"data_type": tensor_pb2.DATA_TYPE_FLOAT64}, "images.data_type"),
         ({"shape": []}, "images.shape"),
         ({"shape": [24]}, "images.shape"),
         ({"shape": [0, 12]}, "images.shape"),
@@ -85,7 +86,7 @@ TENSOR: dict[str, Any] = {"data_type": params_pb2.DATA_TYPE_UINT8, "shape": [2, 
         ({"data": bytes(23)}, "images.data"),
         ({"data": b""}, "images.data"),
         (
-            {"data_type": params_pb2.DATA_TYPE_FLOAT32, "shape": [1, 12], "data": np.full(12, np.nan, "<f4").tobytes()},
+            {"data_type": tensor_pb2.DATA_TYPE_FLOAT32, "shape": [1, 12], "data": np.full(12, np.nan, "<f4").tobytes()},
             "images.data",
         ),
     ],
@@ -93,7 +94,7 @@ TENSOR: dict[str, Any] = {"data_type": params_pb2.DATA_TYPE_UINT8, "shape": [2, 
 def test_images_that_cannot_be_used_are_told(
     hg: handgrad.Client, model: str, changes: dict[str, Any], field: str
 ) -> None:
-    request = pb.PredictRequest(model=model, images=params_pb2.Tensor(**TENSOR | changes))
+    request = pb.PredictRequest(model=model, images=tensor_pb2.Tensor(**TENSOR | changes))
     with pytest.raises(handgrad.InvalidArgumentError) as raised, hg._errors():
         hg._stub.Predict(request)
     assert raised.value.field == field

@@ -46,12 +46,11 @@ def test_a_wrong_field_comes_as_a_detail_of_the_status(hg: handgrad.Client) -> N
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
-        (pb.TrainRequest.FromString(b"\x22\x02\x28\x09"), "pixels"),
-        (pb.TrainRequest.FromString(b"\x22\x0b\x28\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), "pixels"),
+        (pb.TrainRequest.FromString(b"\x48\x09"), "transform"),
+        (pb.TrainRequest.FromString(b"\x48\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), "transform"),
         (pb.EvaluateRequest.FromString(b"\x0a\x04mine\x1a\x04tiny\x20\x09"), "split"),
-        (pb.EvaluateRequest.FromString(b"\x0a\x04mine\x1a\x04tiny\x28\x09"), "pixels"),
     ],
-    ids=["Train.pixels 9", "Train.pixels -1", "Evaluate.split 9", "Evaluate.pixels 9"],
+    ids=["Train.transform 9", "Train.transform -1", "Evaluate.split 9"],
 )
 @pytest.mark.usefixtures("tiny")
 def test_an_enums_value_that_it_does_not_know_is_named(hg: handgrad.Client, request_: Any, field: str) -> None:
@@ -71,7 +70,7 @@ def test_the_pieces_of_a_file_may_have_any_size(hg: handgrad.Client, size: int) 
     first, last = pb.UploadParamsRequest(model="mine", file="p.npz"), pb.UploadParamsRequest(model="a/b", file="../b")
     version = upload(hg, first, *pieces, last).params_version
     assert version.model == "mine"
-    assert version.params_sha256 == hg.upload_params(ARRAYS).params_sha256
+    assert version.params_sha256 == hg.upload_params(ARRAYS).params_version.params_sha256
 
 
 def test_what_a_caller_calls_its_file_is_no_path(hg: handgrad.Client) -> None:

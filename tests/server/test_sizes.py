@@ -7,6 +7,7 @@ import handgrad
 from handgrad.client.network import network_to_proto
 from handgrad.core.config import MAX_EPOCHS, TrainConfig
 from handgrad.core.network import MAX_OUTPUTS, fully_connected
+from handgrad.core.signature import unknown
 from handgrad.server import jobs as jobs_module
 from handgrad.server.app import Server
 from handgrad.server.jobs import Caller, Epoch, JobRequest, JobState
@@ -16,12 +17,12 @@ from handgrad.v1 import training_service_pb2 as pb
 
 def test_the_losses_of_the_longest_job_fit(server: Server, hg: handgrad.Client) -> None:
     # As it stands after MAX_EPOCHS epochs of 10 iterations; training it would take minutes.
-    config = TrainConfig(batch_size=10, epochs=MAX_EPOCHS, learning_rate=0.1, pixels="raw")
+    config = TrainConfig(batch_size=10, epochs=MAX_EPOCHS, learning_rate=0.1)
     losses = np.linspace(2, 1, 10 * MAX_EPOCHS, dtype=np.float32)
-    jobs = server._worker._jobs
+    network, jobs = fully_connected(12, (), 3), server._worker._jobs
     with jobs._database.transaction() as writer:
         number = jobs_module.insert(
-            writer, JobRequest("mine", "tiny", fully_connected(12, (), 3), config, 100), "mine", Caller("somebody")
+            writer, JobRequest("mine", "tiny", network, config, 100, unknown(network)), "mine", Caller("somebody")
         )
         job = jobs_module.job_of(writer.execute("SELECT * FROM jobs WHERE number = ?", (number,)).fetchone())
         jobs_module.advance(writer, job, len(losses), losses)

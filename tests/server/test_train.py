@@ -15,11 +15,11 @@ from handgrad.core import training
 from handgrad.server import convert, service
 from handgrad.server.app import Server
 from handgrad.server.settings import Settings
-from handgrad.v1 import job_pb2, network_pb2
+from handgrad.v1 import job_pb2, signature_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
 # On the data set `tiny`: 7 iterations an epoch, the last one of 5 images.
-SETTINGS: dict[str, Any] = {"hidden": [4], "batch_size": 10, "learning_rate": 0.1, "pixels": "unit"}
+SETTINGS: dict[str, Any] = {"hidden": [4], "batch_size": 10, "learning_rate": 0.1, "transform": "unit"}
 LONG: dict[str, Any] = SETTINGS | {"epochs": 100_000}
 
 
@@ -55,7 +55,7 @@ def test_the_stream_tells_everything_in_order(hg: handgrad.Client, tiny: str) ->
     config = finished.config
     assert title(config.network) == "12-4-3"
     assert (config.batch_size, config.epochs, config.learning_rate, config.seed) == (10, 3, 0.1, 0)
-    assert config.pixels == network_pb2.PIXEL_SCALE_RAW
+    assert finished.signature.inputs.transform == signature_pb2.TRANSFORM_IDENTITY
     assert finished.state == job_pb2.JOB_STATE_SUCCEEDED
     assert (finished.iteration, finished.iterations, finished.iterations_per_epoch) == (21, 21, 7)
     assert finished.create_time.ToNanoseconds() <= finished.start_time.ToNanoseconds()
@@ -101,11 +101,11 @@ def test_two_servers_give_the_same_bits(hg: handgrad.Client, tiny: str, tmp_path
 
 def test_a_model_that_exists_is_trained_on(hg: handgrad.Client, tiny: str) -> None:
     hg.train(dataset=tiny, model="digits", epochs=2, **SETTINGS).wait()
-    # Without a network and pixels: those of the model.
+    # Without a network and a transform: those of the model.
     info = hg.train(dataset=tiny, model="digits", epochs=1, batch_size=10, learning_rate=0.1).wait()
     assert info.version == 4
     assert title(info.config.network) == "12-4-3"
-    assert info.config.pixels == network_pb2.PIXEL_SCALE_UNIT
+    assert info.signature.inputs.transform == signature_pb2.TRANSFORM_UNIT
     before, after = hg.get_params("digits", 3), hg.get_params("digits", 4)
     assert not np.array_equal(before.arrays["W_1"], after.arrays["W_1"])
     np.testing.assert_allclose(before.arrays["W_1"], after.arrays["W_1"], atol=0.2)

@@ -12,7 +12,7 @@ import handgrad
 from handgrad.core.datasets import IDX_FILES
 from handgrad.server.app import Server
 from handgrad.server.uploads import CHUNK_BYTES
-from handgrad.v1 import dataset_pb2, params_pb2
+from handgrad.v1 import dataset_pb2, tensor_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
 
@@ -47,11 +47,11 @@ def test_an_npz_is_a_data_set(hg: handgrad.Client, tmp_path: Path) -> None:
 def test_float_images_are_taken_as_they_are(hg: handgrad.Client, tmp_path: Path) -> None:
     data = {name: (arrays()[name] / 255).astype(np.float32) for name in ("x_train", "x_test")}
     dataset = hg.upload_dataset(save(tmp_path / "floats.npz", **data), "floats")
-    assert dataset.data_type == params_pb2.DATA_TYPE_FLOAT32
+    assert dataset.data_type == tensor_pb2.DATA_TYPE_FLOAT32
     bytes_dataset = hg.upload_dataset(save(tmp_path / "bytes.npz"), "bytes")
     settings: dict[str, Any] = {"hidden": [4], "batch_size": 10, "epochs": 2}
-    floats = hg.train(dataset="floats", pixels="raw", **settings)
-    unit = hg.train(dataset=bytes_dataset.dataset, pixels="unit", **settings)
+    floats = hg.train(dataset="floats", transform="identity", **settings)
+    unit = hg.train(dataset=bytes_dataset.dataset, transform="unit", **settings)
     floats.wait()
     unit.wait()
     # XLA multiplies by 1 / 255 where numpy divides, which may round otherwise.

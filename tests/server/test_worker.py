@@ -12,6 +12,7 @@ import pytest
 
 from handgrad.core.config import TrainConfig
 from handgrad.core.network import fully_connected
+from handgrad.core.signature import Numbers, Signature
 from handgrad.server.datasets import MNIST, Datasets
 from handgrad.server.errors import ExhaustedError, StoppingError
 from handgrad.server.jobs import Caller, Job, JobRequest, Jobs, JobState
@@ -21,7 +22,8 @@ from handgrad.server.sweeps import Sweeps
 from handgrad.server.worker import Worker
 
 NETWORK = fully_connected(784, (), 10)
-CONFIG = TrainConfig(batch_size=100, epochs=100_000, learning_rate=0.01, pixels="unit")
+SIGNATURE = Signature((28, 28, 1), Numbers("uint8", 0.0, 255.0), "unit")
+CONFIG = TrainConfig(batch_size=100, epochs=100_000, learning_rate=0.01)
 
 
 @dataclass
@@ -34,7 +36,7 @@ class Parts:
     worker: Worker
 
     def submit(self, client: str = "somebody") -> Job:
-        return self.worker.submit(JobRequest("", MNIST, NETWORK, CONFIG, 60_000), Caller(client))
+        return self.worker.submit(JobRequest("", MNIST, NETWORK, CONFIG, 60_000, SIGNATURE), Caller(client))
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         with self.jobs.changed:
@@ -177,7 +179,7 @@ def test_a_job_that_is_refused_makes_no_model(tmp_path: Path) -> None:
     parts.wait_until_it_trains(jobs[0])
     jobs.append(parts.submit())
     before = {model.name for model in parts.models.page(100, "")}
-    request = JobRequest("mine", MNIST, NETWORK, CONFIG, 60_000)
+    request = JobRequest("mine", MNIST, NETWORK, CONFIG, 60_000, SIGNATURE)
     with pytest.raises(ExhaustedError):
         parts.worker.submit(request, Caller("somebody"))
     assert {model.name for model in parts.models.page(100, "")} == before

@@ -23,20 +23,20 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
-from handgrad.v1 import params_pb2 as handgrad_dot_v1_dot_params__pb2
+from handgrad.v1 import tensor_pb2 as handgrad_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19handgrad/v1/dataset.proto\x12\x0bhandgrad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18handgrad/v1/params.proto\"\xea\x01\n\x07\x44\x61taset\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x14\n\x0ctrain_images\x18\x02 \x01(\x03\x12\x13\n\x0btest_images\x18\x03 \x01(\x03\x12\x13\n\x0bimage_shape\x18\x04 \x03(\x03\x12\x0f\n\x07\x63lasses\x18\x05 \x01(\x03\x12(\n\tdata_type\x18\x06 \x01(\x0e\x32\x15.handgrad.v1.DataType\x12\x0e\n\x06sha256\x18\x07 \x01(\t\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\">\n\nUploadFile\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t*?\n\x05Split\x12\x15\n\x11SPLIT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSPLIT_TRAIN\x10\x01\x12\x0e\n\nSPLIT_TEST\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19handgrad/v1/dataset.proto\x12\x0bhandgrad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18handgrad/v1/tensor.proto\"\xd7\x02\n\x07\x44\x61taset\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x14\n\x0ctrain_images\x18\x02 \x01(\x03\x12\x13\n\x0btest_images\x18\x03 \x01(\x03\x12\x13\n\x0bimage_shape\x18\x04 \x03(\x03\x12\x0f\n\x07\x63lasses\x18\x05 \x01(\x03\x12(\n\tdata_type\x18\x06 \x01(\x0e\x32\x15.handgrad.v1.DataType\x12\x0e\n\x06sha256\x18\x07 \x01(\t\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x63lass_names\x18\n \x03(\t\x12\x1e\n\x16train_images_per_class\x18\x0b \x03(\x03\x12\x0b\n\x03low\x18\x0c \x01(\x01\x12\x0c\n\x04high\x18\r \x01(\x01\x12\x0c\n\x04mean\x18\x0e \x01(\x01\x12\r\n\x05notes\x18\x0f \x03(\t\">\n\nUploadFile\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t*?\n\x05Split\x12\x15\n\x11SPLIT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSPLIT_TRAIN\x10\x01\x12\x0e\n\nSPLIT_TEST\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handgrad.v1.dataset_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SPLIT']._serialized_start=402
-  _globals['_SPLIT']._serialized_end=465
+  _globals['_SPLIT']._serialized_start=511
+  _globals['_SPLIT']._serialized_end=574
   _globals['_DATASET']._serialized_start=102
-  _globals['_DATASET']._serialized_end=336
-  _globals['_UPLOADFILE']._serialized_start=338
-  _globals['_UPLOADFILE']._serialized_end=400
+  _globals['_DATASET']._serialized_end=445
+  _globals['_UPLOADFILE']._serialized_start=447
+  _globals['_UPLOADFILE']._serialized_end=509
 # @@protoc_insertion_point(module_scope)

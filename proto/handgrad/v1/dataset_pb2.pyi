@@ -9,7 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
-from handgrad.v1 import params_pb2 as _params_pb2
+from handgrad.v1 import tensor_pb2 as _tensor_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -60,6 +60,12 @@ class Dataset(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    CLASS_NAMES_FIELD_NUMBER: _builtins.int
+    TRAIN_IMAGES_PER_CLASS_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """Name of the data set."""
     train_images: _builtins.int
@@ -68,12 +74,21 @@ class Dataset(_message.Message):
     """Images of the test split."""
     classes: _builtins.int
     """Classes: labels are 0 to classes - 1."""
-    data_type: _params_pb2.DataType.ValueType
+    data_type: _tensor_pb2.DataType.ValueType
     """Type of a pixel: uint8 or float32."""
     sha256: _builtins.str
-    """SHA-256, in lower-case hexadecimal, of x_train, y_train, x_test and y_test: the labels as uint8, all little-endian."""
+    """SHA-256, in lower-case hexadecimal, of a line of JSON with `data_type`, `image_shape` and `class_names`, and of
+    x_train, y_train, x_test and y_test after it: the labels as uint8, all little-endian. Two data sets that differ in
+    anything, also in which split an image is in, have different ones.
+    """
     size_bytes: _builtins.int
     """Bytes of all images and labels together."""
+    low: _builtins.float
+    """The smallest number in the training images."""
+    high: _builtins.float
+    """The largest number in the training images."""
+    mean: _builtins.float
+    """The mean of the numbers in the training images."""
     @_builtins.property
     def image_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Shape of an image, such as 28, 28."""
@@ -81,6 +96,18 @@ class Dataset(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was uploaded. Not set for the one that ships with the server."""
+
+    @_builtins.property
+    def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Name of each class, where the files have them; empty where not."""
+
+    @_builtins.property
+    def train_images_per_class(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Training images of each class."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What whoever uses it should know, a sentence each, such as classes without a training image."""
 
     def __init__(
         self,
@@ -90,14 +117,20 @@ class Dataset(_message.Message):
         test_images: _builtins.int = ...,
         image_shape: _abc.Iterable[_builtins.int] | None = ...,
         classes: _builtins.int = ...,
-        data_type: _params_pb2.DataType.ValueType = ...,
+        data_type: _tensor_pb2.DataType.ValueType = ...,
         sha256: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        class_names: _abc.Iterable[_builtins.str] | None = ...,
+        train_images_per_class: _abc.Iterable[_builtins.int] | None = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+        mean: _builtins.float = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "create_time", b"create_time", "data_type", b"data_type", "dataset", b"dataset", "image_shape", b"image_shape", "sha256", b"sha256", "size_bytes", b"size_bytes", "test_images", b"test_images", "train_images", b"train_images"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "classes", b"classes", "create_time", b"create_time", "data_type", b"data_type", "dataset", b"dataset", "high", b"high", "image_shape", b"image_shape", "low", b"low", "mean", b"mean", "notes", b"notes", "sha256", b"sha256", "size_bytes", b"size_bytes", "test_images", b"test_images", "train_images", b"train_images", "train_images_per_class", b"train_images_per_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

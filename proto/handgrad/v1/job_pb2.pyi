@@ -3,12 +3,15 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from handgrad.v1 import network_pb2 as _network_pb2
 from handgrad.v1 import params_pb2 as _params_pb2
+from handgrad.v1 import signature_pb2 as _signature_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -68,7 +71,6 @@ class TrainConfig(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     EPOCHS_FIELD_NUMBER: _builtins.int
     LEARNING_RATE_FIELD_NUMBER: _builtins.int
-    PIXELS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     PUBLISH_EVERY_ITERATIONS_FIELD_NUMBER: _builtins.int
     MOMENTUM_FIELD_NUMBER: _builtins.int
@@ -97,8 +99,6 @@ class TrainConfig(_message.Message):
     """Passes over the training images, 1 to 100000."""
     learning_rate: _builtins.float
     """Step size: finite and more than 0. The largest of the schedule."""
-    pixels: _network_pb2.PixelScale.ValueType
-    """How pixels become inputs. Not set in a request: as the model was last trained, otherwise the preset's."""
     seed: _builtins.int
     """Seed of the initial params, the permutations, and what else is random, 0 to 4294967295."""
     publish_every_iterations: _builtins.int
@@ -152,7 +152,6 @@ class TrainConfig(_message.Message):
         batch_size: _builtins.int | None = ...,
         epochs: _builtins.int | None = ...,
         learning_rate: _builtins.float | None = ...,
-        pixels: _network_pb2.PixelScale.ValueType = ...,
         seed: _builtins.int | None = ...,
         publish_every_iterations: _builtins.int | None = ...,
         momentum: _builtins.float | None = ...,
@@ -176,7 +175,7 @@ class TrainConfig(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_crop", b"_crop", "_epochs", b"_epochs", "_epsilon", b"_epsilon", "_flip", b"_flip", "_keep_best", b"_keep_best", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_patience", b"_patience", "_publish_every_iterations", b"_publish_every_iterations", "_schedule", b"_schedule", "_schedule_epochs", b"_schedule_epochs", "_schedule_factor", b"_schedule_factor", "_seed", b"_seed", "_shift", b"_shift", "_validation_images", b"_validation_images", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "beta2", b"beta2", "clip_norm", b"clip_norm", "crop", b"crop", "epochs", b"epochs", "epsilon", b"epsilon", "flip", b"flip", "keep_best", b"keep_best", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "loss", b"loss", "momentum", b"momentum", "network", b"network", "optimizer", b"optimizer", "patience", b"patience", "publish_every_iterations", b"publish_every_iterations", "schedule", b"schedule", "schedule_epochs", b"schedule_epochs", "schedule_factor", b"schedule_factor", "seed", b"seed", "shift", b"shift", "validation_images", b"validation_images", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_crop", b"_crop", "_epochs", b"_epochs", "_epsilon", b"_epsilon", "_flip", b"_flip", "_keep_best", b"_keep_best", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_patience", b"_patience", "_publish_every_iterations", b"_publish_every_iterations", "_schedule", b"_schedule", "_schedule_epochs", b"_schedule_epochs", "_schedule_factor", b"_schedule_factor", "_seed", b"_seed", "_shift", b"_shift", "_validation_images", b"_validation_images", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "beta2", b"beta2", "clip_norm", b"clip_norm", "crop", b"crop", "epochs", b"epochs", "epsilon", b"epsilon", "flip", b"flip", "keep_best", b"keep_best", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "loss", b"loss", "momentum", b"momentum", "network", b"network", "optimizer", b"optimizer", "patience", b"patience", "pixels", b"pixels", "publish_every_iterations", b"publish_every_iterations", "schedule", b"schedule", "schedule_epochs", b"schedule_epochs", "schedule_factor", b"schedule_factor", "seed", b"seed", "shift", b"shift", "validation_images", b"validation_images", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_beta2", b"_beta2", "_clip_norm", b"_clip_norm", "_crop", b"_crop", "_epochs", b"_epochs", "_epsilon", b"_epsilon", "_flip", b"_flip", "_keep_best", b"_keep_best", "_label_smoothing", b"_label_smoothing", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_patience", b"_patience", "_publish_every_iterations", b"_publish_every_iterations", "_schedule", b"_schedule", "_schedule_epochs", b"_schedule_epochs", "_schedule_factor", b"_schedule_factor", "_seed", b"_seed", "_shift", b"_shift", "_validation_images", b"_validation_images", "_warmup_epochs", b"_warmup_epochs", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "beta2", b"beta2", "clip_norm", b"clip_norm", "crop", b"crop", "epochs", b"epochs", "epsilon", b"epsilon", "flip", b"flip", "keep_best", b"keep_best", "label_smoothing", b"label_smoothing", "learning_rate", b"learning_rate", "loss", b"loss", "momentum", b"momentum", "network", b"network", "optimizer", b"optimizer", "patience", b"patience", "publish_every_iterations", b"publish_every_iterations", "schedule", b"schedule", "schedule_epochs", b"schedule_epochs", "schedule_factor", b"schedule_factor", "seed", b"seed", "shift", b"shift", "validation_images", b"validation_images", "warmup_epochs", b"warmup_epochs", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -301,6 +300,9 @@ class Job(_message.Message):
     BEST_EPOCH_FIELD_NUMBER: _builtins.int
     BEST_VERSION_FIELD_NUMBER: _builtins.int
     STOPPED_EARLY_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    EPOCHS_BEFORE_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Name of the job."""
     model: _builtins.str
@@ -337,6 +339,8 @@ class Job(_message.Message):
     """Version that was published at the end of that epoch, and is kept while it is the best."""
     stopped_early: _builtins.bool
     """Whether it succeeded before its last epoch, since its patience was over."""
+    epochs_before: _builtins.int
+    """Epochs that the model was trained before the job: its orders and dropout go on after these."""
     @_builtins.property
     def config(self) -> Global___TrainConfig:
         """The settings, with every default filled in."""
@@ -352,6 +356,14 @@ class Job(_message.Message):
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended. Not set before."""
+
+    @_builtins.property
+    def signature(self) -> _signature_pb2.Signature:
+        """What the model takes and what its outputs mean, as in the versions that the job publishes."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What whoever asked should know, a sentence each: what was assumed, and what looks as if the run cannot work."""
 
     def __init__(
         self,
@@ -378,10 +390,13 @@ class Job(_message.Message):
         best_epoch: _builtins.int = ...,
         best_version: _builtins.int = ...,
         stopped_early: _builtins.bool = ...,
+        signature: _signature_pb2.Signature | None = ...,
+        epochs_before: _builtins.int = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "end_time", b"end_time", "signature", b"signature", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_epoch", b"best_epoch", "best_version", b"best_version", "client", b"client", "config", b"config", "continued_optimizer_state", b"continued_optimizer_state", "create_time", b"create_time", "dataset", b"dataset", "end_time", b"end_time", "error", b"error", "iteration", b"iteration", "iterations", b"iterations", "iterations_per_epoch", b"iterations_per_epoch", "job", b"job", "model", b"model", "params_sha256", b"params_sha256", "request_id", b"request_id", "resumes", b"resumes", "sequence", b"sequence", "start_time", b"start_time", "state", b"state", "stopped_early", b"stopped_early", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_epoch", b"best_epoch", "best_version", b"best_version", "client", b"client", "config", b"config", "continued_optimizer_state", b"continued_optimizer_state", "create_time", b"create_time", "dataset", b"dataset", "end_time", b"end_time", "epochs_before", b"epochs_before", "error", b"error", "iteration", b"iteration", "iterations", b"iterations", "iterations_per_epoch", b"iterations_per_epoch", "job", b"job", "model", b"model", "notes", b"notes", "params_sha256", b"params_sha256", "request_id", b"request_id", "resumes", b"resumes", "sequence", b"sequence", "signature", b"signature", "start_time", b"start_time", "state", b"state", "stopped_early", b"stopped_early", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,15 +25,13 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19handgrad/v1/network.proto\x12\x0bhandgrad.v1\x1a\x1cgoogle/protobuf/struct.proto\"F\n\x0bNetworkSpec\x12\x13\n\x0binput_shape\x18\x01 \x03(\x03\x12\"\n\x06layers\x18\x02 \x03(\x0b\x32\x12.handgrad.v1.Layer\"\x8a\x01\n\x05Layer\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12)\n\x08settings\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\"\n\x06layers\x18\x03 \x03(\x0b\x32\x12.handgrad.v1.Layer\x12$\n\x08shortcut\x18\x04 \x03(\x0b\x32\x12.handgrad.v1.Layer\"\x80\x01\n\x10LayerDescription\x12\x10\n\x08position\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x13\n\x0binput_shape\x18\x03 \x03(\x03\x12\x14\n\x0coutput_shape\x18\x04 \x03(\x03\x12\x12\n\nparameters\x18\x05 \x01(\x03\x12\r\n\x05\x66lops\x18\x06 \x01(\x03*T\n\nPixelScale\x12\x1b\n\x17PIXEL_SCALE_UNSPECIFIED\x10\x00\x12\x13\n\x0fPIXEL_SCALE_RAW\x10\x01\x12\x14\n\x10PIXEL_SCALE_UNIT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19handgrad/v1/network.proto\x12\x0bhandgrad.v1\x1a\x1cgoogle/protobuf/struct.proto\"F\n\x0bNetworkSpec\x12\x13\n\x0binput_shape\x18\x01 \x03(\x03\x12\"\n\x06layers\x18\x02 \x03(\x0b\x32\x12.handgrad.v1.Layer\"\x8a\x01\n\x05Layer\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12)\n\x08settings\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\"\n\x06layers\x18\x03 \x03(\x0b\x32\x12.handgrad.v1.Layer\x12$\n\x08shortcut\x18\x04 \x03(\x0b\x32\x12.handgrad.v1.Layer\"\x80\x01\n\x10LayerDescription\x12\x10\n\x08position\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x13\n\x0binput_shape\x18\x03 \x03(\x03\x12\x14\n\x0coutput_shape\x18\x04 \x03(\x03\x12\x12\n\nparameters\x18\x05 \x01(\x03\x12\r\n\x05\x66lops\x18\x06 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handgrad.v1.network_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PIXELSCALE']._serialized_start=416
-  _globals['_PIXELSCALE']._serialized_end=500
   _globals['_NETWORKSPEC']._serialized_start=72
   _globals['_NETWORKSPEC']._serialized_end=142
   _globals['_LAYER']._serialized_start=145

@@ -8,7 +8,6 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,30 +18,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _PixelScale:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _PixelScaleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PixelScale.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    PIXEL_SCALE_UNSPECIFIED: _PixelScale.ValueType  # 0
-    """Not set."""
-    PIXEL_SCALE_RAW: _PixelScale.ValueType  # 1
-    """As it is, 0 to 255."""
-    PIXEL_SCALE_UNIT: _PixelScale.ValueType  # 2
-    """Divided by 255: 0 to 1."""
-
-class PixelScale(_PixelScale, metaclass=_PixelScaleEnumTypeWrapper):
-    """How a pixel's byte becomes an input of the network."""
-
-PIXEL_SCALE_UNSPECIFIED: PixelScale.ValueType  # 0
-"""Not set."""
-PIXEL_SCALE_RAW: PixelScale.ValueType  # 1
-"""As it is, 0 to 255."""
-PIXEL_SCALE_UNIT: PixelScale.ValueType  # 2
-"""Divided by 255: 0 to 1."""
-Global___PixelScale: _TypeAlias = PixelScale  # noqa: Y015
 
 @_typing.final
 class NetworkSpec(_message.Message):

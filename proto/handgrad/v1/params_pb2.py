@@ -25,23 +25,20 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from handgrad.v1 import certificate_pb2 as handgrad_dot_v1_dot_certificate__pb2
 from handgrad.v1 import network_pb2 as handgrad_dot_v1_dot_network__pb2
+from handgrad.v1 import signature_pb2 as handgrad_dot_v1_dot_signature__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18handgrad/v1/params.proto\x12\x0bhandgrad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dhandgrad/v1/certificate.proto\x1a\x19handgrad/v1/network.proto\"]\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\tdata_type\x18\x02 \x01(\x0e\x32\x15.handgrad.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\xb5\x02\n\rParamsVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x15\n\rparams_sha256\x18\x03 \x01(\t\x12)\n\x07network\x18\x04 \x01(\x0b\x32\x18.handgrad.v1.NetworkSpec\x12\x30\n\x0cpublish_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03job\x18\x06 \x01(\t\x12\x11\n\titeration\x18\x07 \x01(\x03\x12\x11\n\x04loss\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nsize_bytes\x18\t \x01(\x03\x12\'\n\x06pixels\x18\n \x01(\x0e\x32\x17.handgrad.v1.PixelScale\x12\x17\n\x0foptimizer_state\x18\x0b \x01(\x08\x42\x07\n\x05_loss\"\x8c\x01\n\x05Model\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x07network\x18\x02 \x01(\x0b\x32\x18.handgrad.v1.NetworkSpec\x12*\n\x06newest\x18\x03 \x01(\x0b\x32\x1a.handgrad.v1.ParamsVersion\x12\x10\n\x08versions\x18\x04 \x03(\x03\x12\x0b\n\x03job\x18\x05 \x01(\t\"\xe5\x02\n\nCheckpoint\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\x12\x15\n\rparams_sha256\x18\x02 \x01(\t\x12)\n\x07network\x18\x03 \x01(\x0b\x32\x18.handgrad.v1.NetworkSpec\x12-\n\tsave_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x06pixels\x18\x05 \x01(\x0e\x32\x17.handgrad.v1.PixelScale\x12\x17\n\x0foptimizer_state\x18\x06 \x01(\x08\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x12\r\n\x05model\x18\x08 \x01(\t\x12\x0f\n\x07version\x18\t \x01(\x03\x12\x11\n\titeration\x18\n \x01(\x03\x12\x11\n\x04loss\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12-\n\x0b\x63\x65rtificate\x18\x0c \x01(\x0b\x32\x18.handgrad.v1.CertificateB\x07\n\x05_loss*h\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18handgrad/v1/params.proto\x12\x0bhandgrad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dhandgrad/v1/certificate.proto\x1a\x19handgrad/v1/network.proto\x1a\x1bhandgrad/v1/signature.proto\"\xc7\x02\n\rParamsVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x15\n\rparams_sha256\x18\x03 \x01(\t\x12)\n\x07network\x18\x04 \x01(\x0b\x32\x18.handgrad.v1.NetworkSpec\x12\x30\n\x0cpublish_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03job\x18\x06 \x01(\t\x12\x11\n\titeration\x18\x07 \x01(\x03\x12\x11\n\x04loss\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nsize_bytes\x18\t \x01(\x03\x12)\n\tsignature\x18\n \x01(\x0b\x32\x16.handgrad.v1.Signature\x12\x17\n\x0foptimizer_state\x18\x0b \x01(\x08\x12\x0e\n\x06\x65pochs\x18\x0c \x01(\x03\x42\x07\n\x05_loss\"\x8c\x01\n\x05Model\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x07network\x18\x02 \x01(\x0b\x32\x18.handgrad.v1.NetworkSpec\x12*\n\x06newest\x18\x03 \x01(\x0b\x32\x1a.handgrad.v1.ParamsVersion\x12\x10\n\x08versions\x18\x04 \x03(\x03\x12\x0b\n\x03job\x18\x05 \x01(\t\"\xf7\x02\n\nCheckpoint\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\x12\x15\n\rparams_sha256\x18\x02 \x01(\t\x12)\n\x07network\x18\x03 \x01(\x0b\x32\x18.handgrad.v1.NetworkSpec\x12-\n\tsave_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\tsignature\x18\x05 \x01(\x0b\x32\x16.handgrad.v1.Signature\x12\x17\n\x0foptimizer_state\x18\x06 \x01(\x08\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x12\r\n\x05model\x18\x08 \x01(\t\x12\x0f\n\x07version\x18\t \x01(\x03\x12\x11\n\titeration\x18\n \x01(\x03\x12\x11\n\x04loss\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12-\n\x0b\x63\x65rtificate\x18\x0c \x01(\x0b\x32\x18.handgrad.v1.Certificate\x12\x0e\n\x06\x65pochs\x18\r \x01(\x03\x42\x07\n\x05_lossb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handgrad.v1.params_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=1042
-  _globals['_DATATYPE']._serialized_end=1146
-  _globals['_TENSOR']._serialized_start=132
-  _globals['_TENSOR']._serialized_end=225
-  _globals['_PARAMSVERSION']._serialized_start=228
-  _globals['_PARAMSVERSION']._serialized_end=537
-  _globals['_MODEL']._serialized_start=540
-  _globals['_MODEL']._serialized_end=680
-  _globals['_CHECKPOINT']._serialized_start=683
-  _globals['_CHECKPOINT']._serialized_end=1040
+  _globals['_PARAMSVERSION']._serialized_start=162
+  _globals['_PARAMSVERSION']._serialized_end=489
+  _globals['_MODEL']._serialized_start=492
+  _globals['_MODEL']._serialized_end=632
+  _globals['_CHECKPOINT']._serialized_start=635
+  _globals['_CHECKPOINT']._serialized_end=1010
 # @@protoc_insertion_point(module_scope)

@@ -8,9 +8,9 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from handgrad.v1 import certificate_pb2 as _certificate_pb2
 from handgrad.v1 import network_pb2 as _network_pb2
+from handgrad.v1 import signature_pb2 as _signature_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,74 +21,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _DataType:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _DataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataType.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    DATA_TYPE_UNSPECIFIED: _DataType.ValueType  # 0
-    """Not set."""
-    DATA_TYPE_FLOAT32: _DataType.ValueType  # 1
-    """IEEE 754 binary32, little-endian."""
-    DATA_TYPE_FLOAT64: _DataType.ValueType  # 2
-    """IEEE 754 binary64, little-endian."""
-    DATA_TYPE_UINT8: _DataType.ValueType  # 3
-    """One byte, 0 to 255."""
-
-class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
-    """The type of a tensor's elements."""
-
-DATA_TYPE_UNSPECIFIED: DataType.ValueType  # 0
-"""Not set."""
-DATA_TYPE_FLOAT32: DataType.ValueType  # 1
-"""IEEE 754 binary32, little-endian."""
-DATA_TYPE_FLOAT64: DataType.ValueType  # 2
-"""IEEE 754 binary64, little-endian."""
-DATA_TYPE_UINT8: DataType.ValueType  # 3
-"""One byte, 0 to 255."""
-Global___DataType: _TypeAlias = DataType  # noqa: Y015
-
-@_typing.final
-class Tensor(_message.Message):
-    """One named array. Layer k, counted from 1 among those that have arrays, has "W_k" and so on. An affine layer has "W_k" of
-    shape [outputs, inputs] and "b_k" of shape [outputs, 1], so that it maps a column x to W_k x + b_k; a convolution has
-    "W_k" of shape [channels, kernel, kernel, channels before] and "b_k" of shape [channels]; a normalization has "gamma_k"
-    and "beta_k", and that of a batch also its running "mean_k" and "variance_k", all of shape [channels].
-    """
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    DATA_TYPE_FIELD_NUMBER: _builtins.int
-    SHAPE_FIELD_NUMBER: _builtins.int
-    DATA_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """Name of the array: "W_1", "b_1", "W_2", ..."""
-    data_type: Global___DataType.ValueType
-    """Type of the elements."""
-    data: _builtins.bytes
-    """The elements in row-major order, little-endian. Empty in an answer whose data is to be fetched with StreamParams."""
-    @_builtins.property
-    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Length of each dimension, outermost first."""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        data_type: Global___DataType.ValueType = ...,
-        shape: _abc.Iterable[_builtins.int] | None = ...,
-        data: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "data_type", b"data_type", "name", b"name", "shape", b"shape"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Tensor: _TypeAlias = Tensor  # noqa: Y015
 
 @_typing.final
 class ParamsVersion(_message.Message):
@@ -105,8 +37,9 @@ class ParamsVersion(_message.Message):
     ITERATION_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
-    PIXELS_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     OPTIMIZER_STATE_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -121,10 +54,12 @@ class ParamsVersion(_message.Message):
     """Loss of the last of these iterations. Not set when no iteration came before it."""
     size_bytes: _builtins.int
     """Bytes of all tensors' data together."""
-    pixels: _network_pb2.PixelScale.ValueType
-    """How the pixels it was trained on became inputs. Not set when it was uploaded from a file."""
     optimizer_state: _builtins.bool
     """Whether the optimizer's state is kept with it, which a job that continues it takes up."""
+    epochs: _builtins.int
+    """Epochs that its params were trained in all jobs together, one that was begun included: a further job's orders and
+    dropout go on after these.
+    """
     @_builtins.property
     def network(self) -> _network_pb2.NetworkSpec:
         """The network that the params belong to."""
@@ -132,6 +67,10 @@ class ParamsVersion(_message.Message):
     @_builtins.property
     def publish_time(self) -> _timestamp_pb2.Timestamp:
         """When it was published."""
+
+    @_builtins.property
+    def signature(self) -> _signature_pb2.Signature:
+        """What the model takes, and what its outputs mean."""
 
     def __init__(
         self,
@@ -145,12 +84,13 @@ class ParamsVersion(_message.Message):
         iteration: _builtins.int = ...,
         loss: _builtins.float | None = ...,
         size_bytes: _builtins.int = ...,
-        pixels: _network_pb2.PixelScale.ValueType = ...,
+        signature: _signature_pb2.Signature | None = ...,
         optimizer_state: _builtins.bool = ...,
+        epochs: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "loss", b"loss", "network", b"network", "publish_time", b"publish_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "loss", b"loss", "network", b"network", "publish_time", b"publish_time", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "iteration", b"iteration", "job", b"job", "loss", b"loss", "model", b"model", "network", b"network", "optimizer_state", b"optimizer_state", "params_sha256", b"params_sha256", "pixels", b"pixels", "publish_time", b"publish_time", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "epochs", b"epochs", "iteration", b"iteration", "job", b"job", "loss", b"loss", "model", b"model", "network", b"network", "optimizer_state", b"optimizer_state", "params_sha256", b"params_sha256", "publish_time", b"publish_time", "signature", b"signature", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
@@ -212,7 +152,7 @@ class Checkpoint(_message.Message):
     PARAMS_SHA256_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
     SAVE_TIME_FIELD_NUMBER: _builtins.int
-    PIXELS_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     OPTIMIZER_STATE_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -220,12 +160,11 @@ class Checkpoint(_message.Message):
     ITERATION_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     """Name of the checkpoint."""
     params_sha256: _builtins.str
     """SHA-256 of its params, as in ParamsVersion."""
-    pixels: _network_pb2.PixelScale.ValueType
-    """How the pixels it was trained on became inputs. Not set when its params were uploaded from a file."""
     optimizer_state: _builtins.bool
     """Whether the optimizer's state is saved with it."""
     size_bytes: _builtins.int
@@ -238,6 +177,8 @@ class Checkpoint(_message.Message):
     """As in that version."""
     loss: _builtins.float
     """As in that version."""
+    epochs: _builtins.int
+    """As in ParamsVersion."""
     @_builtins.property
     def network(self) -> _network_pb2.NetworkSpec:
         """The network that the params belong to."""
@@ -245,6 +186,10 @@ class Checkpoint(_message.Message):
     @_builtins.property
     def save_time(self) -> _timestamp_pb2.Timestamp:
         """When it was saved."""
+
+    @_builtins.property
+    def signature(self) -> _signature_pb2.Signature:
+        """As in ParamsVersion."""
 
     @_builtins.property
     def certificate(self) -> _certificate_pb2.Certificate:
@@ -257,7 +202,7 @@ class Checkpoint(_message.Message):
         params_sha256: _builtins.str = ...,
         network: _network_pb2.NetworkSpec | None = ...,
         save_time: _timestamp_pb2.Timestamp | None = ...,
-        pixels: _network_pb2.PixelScale.ValueType = ...,
+        signature: _signature_pb2.Signature | None = ...,
         optimizer_state: _builtins.bool = ...,
         size_bytes: _builtins.int = ...,
         model: _builtins.str = ...,
@@ -265,10 +210,11 @@ class Checkpoint(_message.Message):
         iteration: _builtins.int = ...,
         loss: _builtins.float | None = ...,
         certificate: _certificate_pb2.Certificate | None = ...,
+        epochs: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "certificate", b"certificate", "loss", b"loss", "network", b"network", "save_time", b"save_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "certificate", b"certificate", "loss", b"loss", "network", b"network", "save_time", b"save_time", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "certificate", b"certificate", "checkpoint", b"checkpoint", "iteration", b"iteration", "loss", b"loss", "model", b"model", "network", b"network", "optimizer_state", b"optimizer_state", "params_sha256", b"params_sha256", "pixels", b"pixels", "save_time", b"save_time", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "certificate", b"certificate", "checkpoint", b"checkpoint", "epochs", b"epochs", "iteration", b"iteration", "loss", b"loss", "model", b"model", "network", b"network", "optimizer_state", b"optimizer_state", "params_sha256", b"params_sha256", "save_time", b"save_time", "signature", b"signature", "size_bytes", b"size_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015

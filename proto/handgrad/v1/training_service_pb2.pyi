@@ -12,7 +12,9 @@ from handgrad.v1 import dataset_pb2 as _dataset_pb2
 from handgrad.v1 import job_pb2 as _job_pb2
 from handgrad.v1 import network_pb2 as _network_pb2
 from handgrad.v1 import params_pb2 as _params_pb2
+from handgrad.v1 import signature_pb2 as _signature_pb2
 from handgrad.v1 import sweep_pb2 as _sweep_pb2
+from handgrad.v1 import tensor_pb2 as _tensor_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -38,6 +40,7 @@ class TrainRequest(_message.Message):
     CLIENT_FIELD_NUMBER: _builtins.int
     CANCEL_ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     FRESH_OPTIMIZER_FIELD_NUMBER: _builtins.int
+    TRANSFORM_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
     """Settings to start from. "report", "mlp", "lenet", "cnn" or "resnet". Empty: "report"."""
     model: _builtins.str
@@ -58,6 +61,10 @@ class TrainRequest(_message.Message):
     """Whether the job is cancelled when this call ends before it."""
     fresh_optimizer: _builtins.bool
     """Whether the optimizer begins anew where the model's newest version keeps the state of the same optimizer."""
+    transform: _signature_pb2.Transform.ValueType
+    """How numbers become the network's inputs, for a model that is made. Not set: the preset's for a data set of bytes, the
+    identity for one of floats. A model that exists keeps its own: another one is refused.
+    """
     @_builtins.property
     def config(self) -> _job_pb2.TrainConfig:
         """The settings that replace the preset's. A network that is set must be that of the model, if the model exists."""
@@ -73,10 +80,11 @@ class TrainRequest(_message.Message):
         client: _builtins.str = ...,
         cancel_on_disconnect: _builtins.bool = ...,
         fresh_optimizer: _builtins.bool = ...,
+        transform: _signature_pb2.Transform.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_on_disconnect", b"cancel_on_disconnect", "client", b"client", "config", b"config", "dataset", b"dataset", "fresh_optimizer", b"fresh_optimizer", "model", b"model", "preset", b"preset", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_on_disconnect", b"cancel_on_disconnect", "client", b"client", "config", b"config", "dataset", b"dataset", "fresh_optimizer", b"fresh_optimizer", "model", b"model", "preset", b"preset", "request_id", b"request_id", "transform", b"transform"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -391,6 +399,7 @@ class GetParamsRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     IF_NEWER_THAN_FIELD_NUMBER: _builtins.int
+    METADATA_ONLY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -399,16 +408,19 @@ class GetParamsRequest(_message.Message):
     """Number of a version that is known already: where the newest is no newer, the answer is `unchanged`. 0: none is known.
     Only with version 0.
     """
+    metadata_only: _builtins.bool
+    """Whether the tensors are left out of the answer."""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         version: _builtins.int = ...,
         if_newer_than: _builtins.int = ...,
+        metadata_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["if_newer_than", b"if_newer_than", "model", b"model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["if_newer_than", b"if_newer_than", "metadata_only", b"metadata_only", "model", b"model", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -433,14 +445,14 @@ class GetParamsResponse(_message.Message):
         """Which version it is."""
 
     @_builtins.property
-    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[_params_pb2.Tensor]:
+    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]:
         """The arrays, in the order W_1, b_1, W_2, b_2, ..."""
 
     def __init__(
         self,
         *,
         params_version: _params_pb2.ParamsVersion | None = ...,
-        tensors: _abc.Iterable[_params_pb2.Tensor] | None = ...,
+        tensors: _abc.Iterable[_tensor_pb2.Tensor] | None = ...,
         inlined: _builtins.bool = ...,
         unchanged: _builtins.bool = ...,
     ) -> None: ...
@@ -546,14 +558,14 @@ class WatchParamsResponse(_message.Message):
         """Which version it is."""
 
     @_builtins.property
-    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[_params_pb2.Tensor]:
+    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]:
         """As in GetParamsResponse."""
 
     def __init__(
         self,
         *,
         params_version: _params_pb2.ParamsVersion | None = ...,
-        tensors: _abc.Iterable[_params_pb2.Tensor] | None = ...,
+        tensors: _abc.Iterable[_tensor_pb2.Tensor] | None = ...,
         inlined: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["params_version", b"params_version"]  # noqa: Y015
@@ -689,22 +701,36 @@ class UploadParamsRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    TRANSFORM_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Read from the first message only. Empty: a new model, which the server names."""
     file: _builtins.str
     """What the caller calls the file, for messages of error. Read from the first message only; never used as a path."""
     chunk: _builtins.bytes
     """The next bytes of the file."""
+    transform: _signature_pb2.Transform.ValueType
+    """How numbers become inputs, where the file does not say it. Read from the first message only. Not set: the model's;
+    otherwise the identity, and the answer's notes tell so.
+    """
+    @_builtins.property
+    def network(self) -> _network_pb2.NetworkSpec:
+        """The network that the file's params are said to be of. Read from the first message only. Not set: the one that the
+        file names; otherwise the model's; otherwise the one of affine layers and sigmoids that fits the arrays.
+        """
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         file: _builtins.str = ...,
         chunk: _builtins.bytes = ...,
+        network: _network_pb2.NetworkSpec | None = ...,
+        transform: _signature_pb2.Transform.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["network", b"network"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "model", b"model", "network", b"network", "transform", b"transform"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -717,18 +743,24 @@ class UploadParamsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PARAMS_VERSION_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def params_version(self) -> _params_pb2.ParamsVersion:
         """The version that was published."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was assumed where the file does not say it, a sentence each."""
 
     def __init__(
         self,
         *,
         params_version: _params_pb2.ParamsVersion | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["params_version", b"params_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["params_version", b"params_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notes", b"notes", "params_version", b"params_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1191,6 +1223,68 @@ class GetDatasetResponse(_message.Message):
 Global___GetDatasetResponse: _TypeAlias = GetDatasetResponse  # noqa: Y015
 
 @_typing.final
+class GetExamplesRequest(_message.Message):
+    """Which examples to give."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    INDICES_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """Name of the data set. Empty: "mnist"."""
+    split: _dataset_pb2.Split.ValueType
+    """Which part of it. Not set: the test split."""
+    @_builtins.property
+    def indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Which examples, counted from 0: 1 or more."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        split: _dataset_pb2.Split.ValueType = ...,
+        indices: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "indices", b"indices", "split", b"split"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetExamplesRequest: _TypeAlias = GetExamplesRequest  # noqa: Y015
+
+@_typing.final
+class GetExamplesResponse(_message.Message):
+    """Examples of a data set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def examples(self) -> _tensor_pb2.Tensor:
+        """The examples, uint8 or float32, of shape [examples, ...]."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Their labels."""
+
+    def __init__(
+        self,
+        *,
+        examples: _tensor_pb2.Tensor | None = ...,
+        labels: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "labels", b"labels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetExamplesResponse: _TypeAlias = GetExamplesResponse  # noqa: Y015
+
+@_typing.final
 class DeleteDatasetRequest(_message.Message):
     """Which data set to delete."""
 
@@ -1238,28 +1332,26 @@ class PredictRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
-    PIXELS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.int
     """Number of the version. 0: the newest."""
-    pixels: _network_pb2.PixelScale.ValueType
-    """How pixels become inputs. Not set: as the params were trained, otherwise raw."""
     @_builtins.property
-    def images(self) -> _params_pb2.Tensor:
-        """The images, uint8 or float32 of shape [images, ...]: as many numbers an image as the network has inputs."""
+    def images(self) -> _tensor_pb2.Tensor:
+        """The images, uint8 or float32 of shape [images, ...], each of the shape and with the kind of numbers that the version's
+        signature says. An image as a vector and one without its last axis of 1 are taken too.
+        """
 
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         version: _builtins.int = ...,
-        images: _params_pb2.Tensor | None = ...,
-        pixels: _network_pb2.PixelScale.ValueType = ...,
+        images: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["images", b"images"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "model", b"model", "pixels", b"pixels", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "model", b"model", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1275,6 +1367,8 @@ class PredictResponse(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     CLASSES_FIELD_NUMBER: _builtins.int
     PROBABILITIES_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     classes: _builtins.int
     """Number of classes."""
     @_builtins.property
@@ -1283,11 +1377,19 @@ class PredictResponse(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The most probable class of each image."""
+        """The class that each image is taken for."""
 
     @_builtins.property
     def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """images times classes probabilities, image by image."""
+        """images times classes probabilities, image by image. Empty where the signature's outputs are scores."""
+
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """images times classes scores, image by image. Empty where the signature's outputs are probabilities."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was assumed of the images, a sentence each."""
 
     def __init__(
         self,
@@ -1296,10 +1398,12 @@ class PredictResponse(_message.Message):
         labels: _abc.Iterable[_builtins.int] | None = ...,
         classes: _builtins.int = ...,
         probabilities: _abc.Iterable[_builtins.float] | None = ...,
+        scores: _abc.Iterable[_builtins.float] | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["params_version", b"params_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "labels", b"labels", "params_version", b"params_version", "probabilities", b"probabilities"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "labels", b"labels", "notes", b"notes", "params_version", b"params_version", "probabilities", b"probabilities", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1315,7 +1419,6 @@ class EvaluateRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
     SPLIT_FIELD_NUMBER: _builtins.int
-    PIXELS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -1324,8 +1427,6 @@ class EvaluateRequest(_message.Message):
     """Name of the data set. Empty: "mnist"."""
     split: _dataset_pb2.Split.ValueType
     """Which part of it. Not set: the test split."""
-    pixels: _network_pb2.PixelScale.ValueType
-    """How pixels become inputs. Not set: as the params were trained, otherwise raw."""
     def __init__(
         self,
         *,
@@ -1333,11 +1434,10 @@ class EvaluateRequest(_message.Message):
         version: _builtins.int = ...,
         dataset: _builtins.str = ...,
         split: _dataset_pb2.Split.ValueType = ...,
-        pixels: _network_pb2.PixelScale.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "model", b"model", "pixels", b"pixels", "split", b"split", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "model", b"model", "split", b"split", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1355,14 +1455,18 @@ class EvaluateResponse(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     CLASSES_FIELD_NUMBER: _builtins.int
     CONFUSION_FIELD_NUMBER: _builtins.int
+    LOSS_NAME_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     loss: _builtins.float
-    """Mean cross-entropy, in nats."""
+    """Mean of the loss that was trained, without label smoothing."""
     accuracy: _builtins.float
     """Part of the images whose most probable class is their label, 0 to 1."""
     images: _builtins.int
     """Images that were evaluated."""
     classes: _builtins.int
     """Number of classes."""
+    loss_name: _builtins.str
+    """Which loss it is, as in the signature: "softmax_cross_entropy", in nats, or "squared_error"."""
     @_builtins.property
     def params_version(self) -> _params_pb2.ParamsVersion:
         """The params that were evaluated."""
@@ -1370,6 +1474,10 @@ class EvaluateResponse(_message.Message):
     @_builtins.property
     def confusion(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """classes times classes counts, row by row: row r, column c counts the images of label r that were taken for c."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was assumed, a sentence each."""
 
     def __init__(
         self,
@@ -1380,10 +1488,12 @@ class EvaluateResponse(_message.Message):
         images: _builtins.int = ...,
         classes: _builtins.int = ...,
         confusion: _abc.Iterable[_builtins.int] | None = ...,
+        loss_name: _builtins.str = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["params_version", b"params_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "classes", b"classes", "confusion", b"confusion", "images", b"images", "loss", b"loss", "params_version", b"params_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "classes", b"classes", "confusion", b"confusion", "images", b"images", "loss", b"loss", "loss_name", b"loss_name", "notes", b"notes", "params_version", b"params_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1561,6 +1671,9 @@ class TrainSweepRequest(_message.Message):
     HALVING_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
+    TRANSFORM_FIELD_NUMBER: _builtins.int
+    MEASURE_FIELD_NUMBER: _builtins.int
+    MEAN_OF_SEEDS_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
     """Settings to start from, as in TrainRequest."""
     model: _builtins.str
@@ -1573,6 +1686,14 @@ class TrainSweepRequest(_message.Message):
     """As in TrainRequest."""
     client: _builtins.str
     """As in TrainRequest."""
+    transform: _signature_pb2.Transform.ValueType
+    """As in TrainRequest, for all members."""
+    measure: _sweep_pb2.Measure.ValueType
+    """What members are ranked by."""
+    mean_of_seeds: _builtins.bool
+    """Whether members that differ in their seed alone are ranked together, by the mean of their measure. The best of the
+    best ones becomes the model.
+    """
     @_builtins.property
     def config(self) -> _job_pb2.TrainConfig:
         """The settings of all members that replace the preset's."""
@@ -1596,10 +1717,13 @@ class TrainSweepRequest(_message.Message):
         halving: _sweep_pb2.Halving | None = ...,
         request_id: _builtins.str = ...,
         client: _builtins.str = ...,
+        transform: _signature_pb2.Transform.ValueType = ...,
+        measure: _sweep_pb2.Measure.ValueType = ...,
+        mean_of_seeds: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "halving", b"halving"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "config", b"config", "dataset", b"dataset", "halving", b"halving", "members", b"members", "model", b"model", "preset", b"preset", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "config", b"config", "dataset", b"dataset", "halving", b"halving", "mean_of_seeds", b"mean_of_seeds", "measure", b"measure", "members", b"members", "model", b"model", "preset", b"preset", "request_id", b"request_id", "transform", b"transform"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

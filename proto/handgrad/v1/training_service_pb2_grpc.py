@@ -174,6 +174,11 @@ class TrainingServiceStub:
                 request_serializer=handgrad_dot_v1_dot_training__service__pb2.GetDatasetRequest.SerializeToString,
                 response_deserializer=handgrad_dot_v1_dot_training__service__pb2.GetDatasetResponse.FromString,
                 _registered_method=True)
+        self.GetExamples = channel.unary_unary(
+                '/handgrad.v1.TrainingService/GetExamples',
+                request_serializer=handgrad_dot_v1_dot_training__service__pb2.GetExamplesRequest.SerializeToString,
+                response_deserializer=handgrad_dot_v1_dot_training__service__pb2.GetExamplesResponse.FromString,
+                _registered_method=True)
         self.DeleteDataset = channel.unary_unary(
                 '/handgrad.v1.TrainingService/DeleteDataset',
                 request_serializer=handgrad_dot_v1_dot_training__service__pb2.DeleteDatasetRequest.SerializeToString,
@@ -433,6 +438,15 @@ class TrainingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetExamples(self, request, context):
+        """Gives examples of a data set with their labels, in the order in which they are asked for.
+        NOT_FOUND: there is none of that name. INVALID_ARGUMENT: an index is past the split's end, or so many examples exceed
+        an answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteDataset(self, request, context):
         """Deletes a data set. NOT_FOUND: there is none of that name. FAILED_PRECONDITION: a job that has not ended needs it, or
         it ships with the server.
@@ -443,7 +457,8 @@ class TrainingServiceServicer:
 
     def Predict(self, request, context):
         """Tells the classes of images, by one version of a model. A running job pauses for it.
-        NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the network takes.
+        NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the version's signature says, or
+        their answer would be too large.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -606,6 +621,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.GetDataset,
                     request_deserializer=handgrad_dot_v1_dot_training__service__pb2.GetDatasetRequest.FromString,
                     response_serializer=handgrad_dot_v1_dot_training__service__pb2.GetDatasetResponse.SerializeToString,
+            ),
+            'GetExamples': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetExamples,
+                    request_deserializer=handgrad_dot_v1_dot_training__service__pb2.GetExamplesRequest.FromString,
+                    response_serializer=handgrad_dot_v1_dot_training__service__pb2.GetExamplesResponse.SerializeToString,
             ),
             'DeleteDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteDataset,
@@ -1345,6 +1365,33 @@ class TrainingService:
             '/handgrad.v1.TrainingService/GetDataset',
             handgrad_dot_v1_dot_training__service__pb2.GetDatasetRequest.SerializeToString,
             handgrad_dot_v1_dot_training__service__pb2.GetDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetExamples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handgrad.v1.TrainingService/GetExamples',
+            handgrad_dot_v1_dot_training__service__pb2.GetExamplesRequest.SerializeToString,
+            handgrad_dot_v1_dot_training__service__pb2.GetExamplesResponse.FromString,
             options,
             channel_credentials,
             insecure,

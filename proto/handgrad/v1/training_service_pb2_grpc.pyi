@@ -148,13 +148,19 @@ class TrainingServiceStub:
     """Lists data sets by name. INVALID_ARGUMENT: the page token is none."""
     GetDataset: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.GetDatasetRequest, _training_service_pb2.GetDatasetResponse]
     """Describes a data set. NOT_FOUND: there is none of that name."""
+    GetExamples: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.GetExamplesRequest, _training_service_pb2.GetExamplesResponse]
+    """Gives examples of a data set with their labels, in the order in which they are asked for.
+    NOT_FOUND: there is none of that name. INVALID_ARGUMENT: an index is past the split's end, or so many examples exceed
+    an answer.
+    """
     DeleteDataset: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.DeleteDatasetRequest, _training_service_pb2.DeleteDatasetResponse]
     """Deletes a data set. NOT_FOUND: there is none of that name. FAILED_PRECONDITION: a job that has not ended needs it, or
     it ships with the server.
     """
     Predict: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.PredictRequest, _training_service_pb2.PredictResponse]
     """Tells the classes of images, by one version of a model. A running job pauses for it.
-    NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the network takes.
+    NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the version's signature says, or
+    their answer would be too large.
     """
     DescribeNetwork: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.DescribeNetworkRequest, _training_service_pb2.DescribeNetworkResponse]
     """Describes a network: its layers with their shapes, parameters and operations.
@@ -290,13 +296,19 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Lists data sets by name. INVALID_ARGUMENT: the page token is none."""
     GetDataset: _aio.UnaryUnaryMultiCallable[_training_service_pb2.GetDatasetRequest, _training_service_pb2.GetDatasetResponse]  # type: ignore[assignment]
     """Describes a data set. NOT_FOUND: there is none of that name."""
+    GetExamples: _aio.UnaryUnaryMultiCallable[_training_service_pb2.GetExamplesRequest, _training_service_pb2.GetExamplesResponse]  # type: ignore[assignment]
+    """Gives examples of a data set with their labels, in the order in which they are asked for.
+    NOT_FOUND: there is none of that name. INVALID_ARGUMENT: an index is past the split's end, or so many examples exceed
+    an answer.
+    """
     DeleteDataset: _aio.UnaryUnaryMultiCallable[_training_service_pb2.DeleteDatasetRequest, _training_service_pb2.DeleteDatasetResponse]  # type: ignore[assignment]
     """Deletes a data set. NOT_FOUND: there is none of that name. FAILED_PRECONDITION: a job that has not ended needs it, or
     it ships with the server.
     """
     Predict: _aio.UnaryUnaryMultiCallable[_training_service_pb2.PredictRequest, _training_service_pb2.PredictResponse]  # type: ignore[assignment]
     """Tells the classes of images, by one version of a model. A running job pauses for it.
-    NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the network takes.
+    NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the version's signature says, or
+    their answer would be too large.
     """
     DescribeNetwork: _aio.UnaryUnaryMultiCallable[_training_service_pb2.DescribeNetworkRequest, _training_service_pb2.DescribeNetworkResponse]  # type: ignore[assignment]
     """Describes a network: its layers with their shapes, parameters and operations.
@@ -587,6 +599,17 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Describes a data set. NOT_FOUND: there is none of that name."""
 
     @_abc_1.abstractmethod
+    def GetExamples(
+        self,
+        request: _training_service_pb2.GetExamplesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.GetExamplesResponse, _abc.Awaitable[_training_service_pb2.GetExamplesResponse]]:
+        """Gives examples of a data set with their labels, in the order in which they are asked for.
+        NOT_FOUND: there is none of that name. INVALID_ARGUMENT: an index is past the split's end, or so many examples exceed
+        an answer.
+        """
+
+    @_abc_1.abstractmethod
     def DeleteDataset(
         self,
         request: _training_service_pb2.DeleteDatasetRequest,
@@ -603,7 +626,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.PredictResponse, _abc.Awaitable[_training_service_pb2.PredictResponse]]:
         """Tells the classes of images, by one version of a model. A running job pauses for it.
-        NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the network takes.
+        NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the version's signature says, or
+        their answer would be too large.
         """
 
     @_abc_1.abstractmethod

@@ -21,7 +21,7 @@ from handgrad.server.app import Server
 from handgrad.v1 import job_pb2
 
 COMMAND = str(Path(sys.executable).parent / "handgrad")
-TINY = ["--hidden", "4", "--batch-size", "10", "--pixels", "unit", "--learning-rate", "0.1"]
+TINY = ["--hidden", "4", "--batch-size", "10", "--transform", "unit", "--learning-rate", "0.1"]
 LONG = [*TINY, "--epochs", "100000"]
 
 Done = subprocess.CompletedProcess[str]
@@ -204,7 +204,7 @@ def test_evaluate_a_model_and_a_file(run: Run, train: Run, tiny_folder: Path) ->
     evaluation = next(event for event in trained if event["event"] == "evaluation")
     (model,) = events(run("evaluate", "digits", "--data", tiny_folder, "--json"))
     assert model == evaluation
-    (file,) = events(run("evaluate", "--params", "p.safetensors", "--pixels", "unit", "--data", tiny_folder, "--json"))
+    (file,) = events(run("evaluate", "--params", "p.safetensors", "--data", tiny_folder, "--json"))
     assert (file["loss"], file["confusion"]) == (model["loss"], model["confusion"])
     text = run("evaluate", "digits", "--data", tiny_folder, "--split", "train", "--version", "1").stdout
     assert "train accuracy" in text
@@ -270,7 +270,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], list[str | Path]], int, str]] = {
     ),
     "hidden widths that are none": (lambda _: ["train", "--hidden", "a,b"], 2, "such as 300,100, or none"),
     "an unknown preset": (lambda _: ["train", "--preset", "rapport"], 2, "preset: one of report"),
-    "unknown pixels": (lambda _: ["train", "--pixels", "rgb"], 2, "'raw', 'unit'"),
+    "an unknown transform": (lambda _: ["train", "--transform", "rgb"], 2, "'identity', 'unit'"),
     "an empty IDX file": (with_data(LABELS, lambda _: b""), 2, f"{LABELS}: the file is empty"),
     "a truncated IDX file": (with_data(IMAGES, lambda content: content[:-9]), 2, f"{IMAGES}: the file is truncated"),
     "a wrong image count": (
@@ -315,7 +315,7 @@ def test_bad_input_gets_one_clear_message_and_the_server_goes_on(
     (tmp_path / "folder.npz").mkdir()
     message = one_message(run(*arguments(tmp_path)), status)
     assert told in message
-    assert hg.upload_params({"W_1": np.ones((1, 1)), "b_1": np.ones((1, 1))}).version == 1
+    assert hg.upload_params({"W_1": np.ones((1, 1)), "b_1": np.ones((1, 1))}).params_version.version == 1
 
 
 def test_without_a_server_the_commands_that_need_one_say_so(run: Run) -> None:
