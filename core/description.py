@@ -46,3 +46,11 @@ def _rows(layers: Sequence[Layer], shape: Shape, prefix: str, counts: Iterator[i
         else:
             yield Row(position, layer, shape, after, next(counts), layer.flops(shape))
         shape = after
+
+
+def difference(held: Network, asked: Network) -> str:
+    """Returns what tells two networks apart, in a few words."""
+    if held.title != asked.title:
+        return f"{held.title}, not {asked.title}"
+    pairs = enumerate(zip(held.layers, asked.layers, strict=False), start=1)
+    return next((f"whose layer {number} is {a}, not {b}" for number, (a, b) in pairs if a != b), held.title)

@@ -36,7 +36,7 @@ MAX_FILE_BYTES: Final = 8 * MAX_PARAMETERS + 2**20
 NETWORK: Final = "network"
 SIGNATURE: Final = "signature"
 EPOCHS: Final = "epochs"
-TOLD: Final = (NETWORK, SIGNATURE, EPOCHS)
+TOLD: Final[tuple[str, ...]] = (NETWORK, SIGNATURE, EPOCHS)
 """What a file calls that which it says of its arrays."""
 
 MAX_DIGITS: Final = 9
@@ -196,7 +196,8 @@ def read(content: bytes, file: str) -> ParameterFile:
         metadata = _metadata(content)
     except (SafetensorError, KeyError, TypeError, ValueError, struct.error) as error:
         raise InvalidInputError(file, f"neither a whole .npz nor a whole .safetensors file: {error}") from error
-    return _file(arrays, {name: str(metadata[name]) for name in TOLD if name in metadata}, file)
+    told = {name: str(metadata[name]) for name in TOLD if name in metadata}
+    return _file(arrays, told, file)
 
 
 def read_arrays(content: bytes, file: str) -> dict[str, NDArray[Any]]:

@@ -18,7 +18,7 @@ from handgrad.core.errors import InvalidInputError
 from handgrad.core.evaluation import Evaluation
 from handgrad.core.network import Network
 from handgrad.core.network_spec import layers_from_spec, layers_to_spec
-from handgrad.core.signature import Kind, Signature, Transform
+from handgrad.core.signature import Kind, Numbers, Signature, Transform, fits, told
 from handgrad.core.verification import AUTODIFF_TOLERANCE, DIFFERENCES_TOLERANCE, FLOAT32_TOLERANCE, Certificate
 from handgrad.server.certificates import VERSION
 from handgrad.server.checkpoints import Checkpoint
@@ -532,14 +532,17 @@ def examples_to_proto(examples: NDArray[Any], labels: NDArray[np.uint8]) -> trai
     )
 
 
-def images_from_proto(tensor: tensor_pb2.Tensor) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """Returns the images of a Predict request, `[N, ...]`."""
+def images_from_proto(tensor: tensor_pb2.Tensor, signature: Signature) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Returns the images of a Predict request, `[N, ...]`, of a shape that the model takes."""
     dtype = _DTYPES.get(tensor.data_type)
     if dtype is None:
         raise InvalidInputError("images.data_type", f"UINT8 or FLOAT32; got {tensor.data_type}")
     shape = list(tensor.shape)
     if not 2 <= len(shape) <= MAX_DIMENSIONS or min(shape) < 1:
         raise InvalidInputError("images.shape", f"(images, ...) with the shape of an image; got {shape[:8]}")
+    if not fits(signature.shape, tuple(shape[1:])):
+        given = told(tuple(shape[1:]), Numbers("uint8" if dtype == np.uint8 else "float32"))
+        raise InvalidInputError("images.shape", f"the model takes {signature.takes}; got {given}")
     if len(tensor.data) != math.prod(shape) * dtype.itemsize:
         raise InvalidInputError(
             "images.data", f"{math.prod(shape) * dtype.itemsize} bytes for that shape; got {len(tensor.data)}"

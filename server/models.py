@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from handgrad.core.description import difference
 from handgrad.core.network import Network
 from handgrad.core.parameter_files import check_named_arrays, read_arrays, to_safetensors
 from handgrad.core.signature import Signature, from_json, to_json
@@ -199,7 +200,7 @@ class Models:
             if model is not None:
                 if model.network != network:
                     raise PreconditionError(
-                        f"model {name} has another network, {_told(model.network, network)}; choose another name"
+                        f"model {name} has another network, {difference(model.network, network)}; choose another name"
                     )
                 # What a file did not say, a job may.
                 if model.signature.numbers and not model.signature.agrees(signature):
@@ -463,11 +464,3 @@ def _version_of(row: Mapping[str, Any] | sqlite3.Row, network: Network) -> Versi
         loss=row["loss"],
         epochs=row["epochs"],
     )
-
-
-def _told(held: Network, asked: Network) -> str:
-    """Tells two networks apart in a few words."""
-    if held.title != asked.title:
-        return f"{held.title}, not {asked.title}"
-    pairs = enumerate(zip(held.layers, asked.layers, strict=False), start=1)
-    return next((f"whose layer {number} is {a}, not {b}" for number, (a, b) in pairs if a != b), held.title)

@@ -29,7 +29,8 @@ from handgrad.server.interceptors import Encoded
 from handgrad.server.jobs import Caller, Job, Jobs, Progress
 from handgrad.server.models import Draft, Models, Version
 from handgrad.server.names import check_name
-from handgrad.server.planning import check_dataset, check_fit, chosen_network, plan, plan_sweep, plan_upload
+from handgrad.server.params_uploads import plan_upload
+from handgrad.server.planning import check_dataset, check_fit, chosen_network, plan, plan_sweep
 from handgrad.server.sweeps import Sweep, Sweeps
 from handgrad.server.uploads import CHUNK_BYTES, Uploads
 from handgrad.server.worker import Worker
@@ -389,7 +390,7 @@ class TrainingService(TrainingServiceServicer):
         del context
         state = self._state
         version = self._version(request)
-        images, notes = version.signature.read(convert.images_from_proto(request.images), "images")
+        images, notes = version.signature.read(convert.images_from_proto(request.images, version.signature), "images")
         arrays, signature = state.models.data(version).arrays, version.signature
         outputs = state.worker.call(
             lambda: predict(

@@ -45,13 +45,13 @@ def write_signatures(writer: sqlite3.Connection) -> None:
             "SELECT signature FROM versions WHERE model = ? ORDER BY number DESC LIMIT 1", (name,)
         ).fetchone()
         on_it = writer.execute("SELECT name FROM jobs WHERE model = ? ORDER BY number LIMIT 1", (name,)).fetchone()
-        if newest:
-            told = newest["signature"]
-        elif on_it:
-            told = json.dumps(jobs[on_it["name"]]["signature"])
-        elif network:
-            told = _signature(json.loads(network), None, None, None)
         if network:
+            if newest:
+                told = newest["signature"]
+            elif on_it:
+                told = json.dumps(jobs[on_it["name"]]["signature"])
+            else:
+                told = _signature(json.loads(network), None, None, None)
             writer.execute("UPDATE models SET signature = ? WHERE name = ?", (told, name))
 
 

@@ -213,7 +213,7 @@ def test_params_cannot_be_changed_where_they_arrived(hg: handgrad.Client) -> Non
 
 
 def test_params_are_uploaded_from_arrays_and_from_both_kinds_of_files(hg: handgrad.Client, tmp_path: Path) -> None:
-    first = hg.upload_params(ARRAYS)
+    first = hg.upload_params(ARRAYS).params_version
     files = [tmp_path / "params.npz", tmp_path / "params.safetensors"]
     for file in files:
         hg.get_params(first.model).save(file)

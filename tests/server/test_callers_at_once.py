@@ -15,7 +15,9 @@ def arrays(number: int) -> dict[str, Any]:
 
 
 def test_of_those_who_save_under_one_name_one_wins(hg: handgrad.Client) -> None:
-    hashes = [hg.upload_params(arrays(number), f"model-{number}").params_sha256 for number in range(CALLERS)]
+    hashes = [
+        hg.upload_params(arrays(number), f"model-{number}").params_version.params_sha256 for number in range(CALLERS)
+    ]
     assert len(set(hashes)) == CALLERS
     with ThreadPoolExecutor(CALLERS) as callers:
         saves = [callers.submit(hg.save_params, f"model-{number}", "one") for number in range(CALLERS)]
@@ -36,7 +38,8 @@ def test_those_who_save_the_same_params_all_win(hg: handgrad.Client) -> None:
 def test_each_upload_to_a_model_gets_a_version_of_its_own(hg: handgrad.Client) -> None:
     with ThreadPoolExecutor(CALLERS) as callers:
         uploads = [callers.submit(hg.upload_params, arrays(number), "mine") for number in range(CALLERS)]
-    versions = {upload.result().version: upload.result().params_sha256 for upload in uploads}
+    results = [upload.result().params_version for upload in uploads]
+    versions = {version.version: version.params_sha256 for version in results}
     assert sorted(versions) == list(range(1, CALLERS + 1))
     for number, sha256 in versions.items():
         assert hg.get_params("mine", number).version.params_sha256 == sha256
