@@ -38,11 +38,7 @@ def class_names_of(array: NDArray[Any], file: str) -> tuple[str, ...]:
             f"class_names is {array.dtype} of shape {array.shape}; expected texts, (classes,), as "
             "numpy.array(['cat', 'dog']) makes them",
         )
-    try:
-        names = [str(name) for name in array]
-    except ValueError as error:
-        raise InvalidInputError(file, f"class_names holds what is no text: {error}") from error
-    return check_class_names(names, file)
+    return check_class_names([str(name) for name in array], file)
 
 
 def check_class_names(names: Sequence[str], file: str) -> tuple[str, ...]:

@@ -276,6 +276,8 @@ def parse_npz(content: bytes, file: str) -> Dataset:
         InvalidInputError: The file is damaged, or an array is missing, unknown, or not as above, or there is one class
             alone.
     """
+    if not content:
+        raise InvalidInputError(file, "the file is empty")
     arrays = npz.read(content, file, MAX_FILE_BYTES)
     expected = f"{', '.join(ARRAYS)}, and class_names if you like"
     if missing := [name for name in ARRAYS if name not in arrays]:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import sys
 import zipfile
 from typing import IO, Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.file_kinds import kind_of, kind_of_archive
 
+_LETTER = np.dtype("u4")
 _ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 
 
@@ -76,4 +78,7 @@ def _read_npy(stream: IO[bytes], size: int, array: str, file: str) -> NDArray[An
         raise InvalidInputError(
             file, f"{array} is truncated: {len(data)} bytes of data, its header promises {data_size}"
         )
+    # Python takes a text of other numbers than those of letters for a fault of its own.
+    if dtype.kind == "U" and data and np.frombuffer(data, _LETTER.newbyteorder(dtype.byteorder)).max() > sys.maxunicode:
+        raise InvalidInputError(file, f"{array} holds texts of what are no letters")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
