@@ -53,12 +53,12 @@ def dataset_files(source: Path) -> list[Path]:
         InvalidArgumentError: It is no data set, or not a whole one, or more than one.
         OSError: It is not there, or cannot be read.
     """
-    with _named_errors(source):
+    with named_errors(source):
         return _files_of_folder(source) if source.is_dir() else [_single_file(source)]
 
 
 def _files_of_folder(folder: Path) -> list[Path]:
-    name, there = _printable(folder), sorted(folder.iterdir())
+    name, there = printable(folder), sorted(folder.iterdir())
     found: dict[str, list[Path]] = {}
     for path in there:
         if role := _role(path.name):
@@ -88,7 +88,7 @@ def _role(name: str) -> str:
 
 
 def _single_file(source: Path) -> Path:
-    name = _printable(source)
+    name = printable(source)
     if not source.is_file():
         if source.exists():
             raise InvalidArgumentError(f"{name}: neither a file nor a folder; a data set is {ACCEPTED}", source.name)
@@ -117,7 +117,7 @@ def _no_data_set(there: list[Path]) -> str:
         )
     for folder in there:
         if folder.is_dir() and any(_role(path.name) or path.suffix == ".npz" for path in folder.iterdir()):
-            return f"the folder holds {_names(there)}: give {_printable(folder)}"
+            return f"the folder holds {_names(there)}: give {printable(folder)}"
     if archives := [path for path in there if path.name.lower().endswith(_ARCHIVES)]:
         return f"the folder holds {_names(archives)}: unpack it and give what is in it"
     return f"the folder holds {_names(there)}"
@@ -128,7 +128,7 @@ def _one_of(role: str, paths: list[Path]) -> Path:
     # Kaggle's MNIST has folders of the same names beside its files.
     files = [path for path in paths if path.is_file()]
     if not files:
-        raise OSError(f"{_printable(paths[0])}: it is {'a folder' if paths[0].is_dir() else 'no file that is there'}")
+        raise OSError(f"{printable(paths[0])}: it is {'a folder' if paths[0].is_dir() else 'no file that is there'}")
     if len(files) > 1 and len({_plain_sha256(path) for path in files}) > 1:
         raise InvalidArgumentError(f"{role}: {_names(files)} differ; which is it? Remove the others", role)
     # The unpacked one, as it needs no more work.
@@ -150,26 +150,26 @@ def _plain_sha256(path: Path) -> str:
 
 
 def _names(paths: Iterable[Path]) -> str:
-    names = [_printable(path.name) + "/" * path.is_dir() for path in paths]
+    names = [printable(path.name) + "/" * path.is_dir() for path in paths]
     more = len(names) - _SHOWN_NAMES
     return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _printable(name: object) -> str:
+def printable(name: object) -> str:
     """Gives a name that every terminal can show: a file's may hold anything."""
     text = str(name).encode(errors="replace").decode()
     return text if text.isprintable() else ascii(text)
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path) -> Iterator[None]:
     """Turns the operating system's errors into such as say in plain words what is the matter with which file."""
     try:
         yield
     except OSError as error:
         if error.strerror is None:
             raise
-        raise type(error)(f"{_printable(error.filename or path)}: {error.strerror}") from error
+        raise type(error)(f"{printable(error.filename or path)}: {error.strerror}") from error
 
 
 def describe(path: Path) -> dataset_pb2.UploadFile:
@@ -187,7 +187,7 @@ def describe(path: Path) -> dataset_pb2.UploadFile:
 
 def chunks_of(path: Path, start: int) -> Iterator[tuple[int, bytes]]:
     """Gives the pieces of a file after its first `start` bytes, each with where it begins."""
-    with _named_errors(path), path.open("rb") as file:
+    with named_errors(path), path.open("rb") as file:
         file.seek(start)
         while chunk := file.read(CHUNK_BYTES):
             yield start, chunk
