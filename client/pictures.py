@@ -29,7 +29,7 @@ _OWN_CONTRAST: Final = 64
 """Levels between what is darkest and lightest in the opaque part of a picture that has a ground of its own there."""
 
 _ALIKE_RATIOS: Final = 1.05
-_SMALL: Final = 1 / 3
+_SMALL: Final = 2 / 5
 _DARK_MEAN, _LIGHT_MEAN = 100, 155
 _BORDER: Final = 1 / 50
 
@@ -207,7 +207,7 @@ def _fitted(image: Image.Image, columns: int, rows: int, ground: tuple[int, ...]
         image = image.resize(size, Image.Resampling.BOX if scale <= 1 / 2 else Image.Resampling.LANCZOS)
     if size == (columns, rows):
         return image
-    fitted = Image.new(image.mode, (columns, rows), ground if len(ground) > 1 else ground[0])
+    fitted = Image.new(image.mode, (columns, rows), ground)
     fitted.paste(image, ((columns - size[0]) // 2, (rows - size[1]) // 2))
     return fitted
 
@@ -227,7 +227,7 @@ def _doubts(
         return [f"{name} has almost no contrast: the model sees {seen}"]
     notes: list[str] = []
     grey = np.asarray(image.convert("L"), np.int16)
-    level = int(np.asarray(Image.new(image.mode, (1, 1), ground if len(ground) > 1 else ground[0]).convert("L")).item())
+    level = int(np.asarray(Image.new(image.mode, (1, 1), ground).convert("L")).item())
     is_light = 2 * level > int(grey.min()) + int(grey.max())
     if mean is not None and (mean < _DARK_MEAN if is_light else mean > _LIGHT_MEAN):
         found, other = ("dark on light", "light on dark") if is_light else ("light on dark", "dark on light")
