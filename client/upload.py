@@ -99,7 +99,9 @@ def _single_file(source: Path) -> Path:
     if _role(source.name):
         problem = "it is one file of a data set: give the folder that holds them all"
     else:
-        kind = next((kind for endings, kind in _KINDS.items() if lowered.endswith(endings)), "has no known ending")
+        kind = next(
+            (kind for endings, kind in _KINDS.items() if lowered.endswith(endings)), "has a name that is not known"
+        )
         problem = f"the file {kind}"
     raise InvalidArgumentError(f"{name}: {problem}; a data set is {ACCEPTED}", source.name)
 

@@ -85,7 +85,7 @@ ONE_FILE: dict[str, str] = {
     "archive.zip": "the file is an archive: unpack it",
     "cifar-10-binary.tar.gz": "the file is an archive: unpack it",
     "data.npz.gz": "the file is compressed once more: gunzip it",
-    "data": "the file has no known ending",
+    "data": "the file has a name that is not known",
     "train-images.idx3-ubyte": "it is one file of a data set: give the folder that holds them all",
     "data_batch_1.bin": "it is one file of a data set: give the folder that holds them all",
 }
