@@ -656,8 +656,9 @@ class Client:
         An upload that broke off goes on where it stopped when it is called again. What the server has is not sent.
 
         Args:
-            source: An .npz file with x_train, y_train, x_test, y_test; or a folder with the four IDX files of MNIST's
-                names, gzipped (.gz) or not.
+            source: An .npz file with x_train, y_train, x_test, y_test, and class_names if you like; or a folder with
+                the four IDX files of MNIST's names or CIFAR-10's six binary files, gzipped (.gz) or not, and a text of
+                class names (class_names.txt, classes.txt, labels.txt or batches.meta.txt) if you like.
             name: Its name; empty for one that is made from its SHA-256.
             progress: Called with the bytes that are there and the bytes of all files, after each chunk.
 

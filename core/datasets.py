@@ -4,10 +4,11 @@ import gzip
 import hashlib
 import io
 import math
+import re
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any, Final
 
@@ -15,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handgrad.core import npz
+from handgrad.core.class_names import class_names_of, parse_class_names
 from handgrad.core.errors import InvalidInputError
+from handgrad.core.file_kinds import kind_of
 
 TRAIN_IMAGES: Final = "train-images-idx3-ubyte"
 TRAIN_LABELS: Final = "train-labels-idx1-ubyte"
@@ -32,6 +35,12 @@ CIFAR10_SHAPE: Final = (32, 32, 3)
 FORMATS: Final = {IDX_FILES: "the four IDX files of MNIST", CIFAR10_FILES: "the six binary files of CIFAR-10"}
 """Files that make a data set together."""
 
+NPZ: Final = "npz"
+CLASS_NAMES: Final = "class_names.txt"
+"""A text that may stand beside the files of FORMATS: the names of the classes, one a line."""
+
+_CLASS_NAMES_FILES: Final = (CLASS_NAMES, "classes.txt", "labels.txt", "batches.meta.txt")
+
 MAX_FILE_BYTES: Final = 2**30
 """The most that one file may hold, decompressed."""
 
@@ -46,6 +55,7 @@ MNIST_MD5: Final = {
 ARRAYS: Final = ("x_train", "y_train", "x_test", "y_test")
 CIFAR10_MAX_LABEL: Final = 9
 MAX_LABEL: Final = 255
+MAX_BYTE: Final = 255
 MAX_IMAGE_DIMENSIONS: Final = 3
 
 _UNSIGNED_BYTE = 0x08
@@ -73,11 +83,13 @@ class Dataset:
         train: What training sees.
         test: What is kept for evaluation.
         image_shape: Shape of an image, such as (28, 28), whose numbers are the D of the splits.
+        class_names: Names of the classes, in the order of their labels; empty where they have none.
     """
 
     train: Split
     test: Split
     image_shape: tuple[int, ...]
+    class_names: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> int:
@@ -86,8 +98,8 @@ class Dataset:
 
     @property
     def classes(self) -> int:
-        """One more than the largest label of both splits."""
-        return int(max(self.train.labels.max(), self.test.labels.max())) + 1
+        """One more than the largest label of both splits, or the number of names where that is more."""
+        return max(int(max(self.train.labels.max(), self.test.labels.max())) + 1, len(self.class_names))
 
 
 def mnist() -> Dataset:
@@ -107,6 +119,26 @@ def mnist() -> Dataset:
         if found != md5:
             raise InvalidInputError(name, f"its MD5 is {found}, not {md5}: this installation of handgrad is damaged")
     return parse_idx_files(files)
+
+
+def role_of(name: str) -> str:
+    """Returns which part of a data set a file is by its name; empty for a name of no format.
+
+    Args:
+        name: The file's name in any case; one of FORMATS may end in .gz, and may have the dot that 7-Zip and Kaggle put
+            into it (`train-images.idx3-ubyte`).
+
+    Returns:
+        A name of FORMATS as it stands there, NPZ, or CLASS_NAMES.
+    """
+    lowered = name.lower()
+    if lowered.endswith(".npz"):
+        return NPZ
+    plain = lowered.removesuffix(".gz")
+    if plain in _CLASS_NAMES_FILES:
+        return CLASS_NAMES
+    dashed = re.sub(r"\.(idx[13]-ubyte)$", r"-\1", plain)
+    return dashed if any(dashed in group for group in FORMATS) else ""
 
 
 def parse_idx_files(files: Mapping[str, bytes]) -> Dataset:
@@ -129,7 +161,12 @@ def parse_idx_files(files: Mapping[str, bytes]) -> Dataset:
         (test_images, test_labels, TEST_IMAGES, TEST_LABELS),
     ):
         if len(images) != len(labels):
-            raise InvalidInputError(name, f"{len(images)} images, but {labels_name} has {len(labels)} labels")
+            swapped = {len(train_images), len(test_images)} == {len(train_labels), len(test_labels)}
+            raise InvalidInputError(
+                name,
+                f"{len(images)} images, but {labels_name} has {len(labels)} labels"
+                f"{'; as many as the images of the other split: are two files swapped?' * swapped}",
+            )
     if train_images.shape[1:] != test_images.shape[1:]:
         raise InvalidInputError(
             TEST_IMAGES, f"images of {test_images.shape[1:]}, but those of {TRAIN_IMAGES} are {train_images.shape[1:]}"
@@ -142,12 +179,33 @@ def parse_idx_files(files: Mapping[str, bytes]) -> Dataset:
 
 
 def parse_files(files: Mapping[str, bytes]) -> Dataset:
-    """Makes a data set of the contents of all files of one of FORMATS.
+    """Makes a data set of the contents of all files of one of FORMATS, and of CLASS_NAMES where it is there.
 
     Raises:
-        InvalidInputError: As for `parse_idx_files` and `parse_cifar10_files`.
+        InvalidInputError: As for `parse_idx_files` and `parse_cifar10_files`; or the names are none of these classes;
+            or there is one class alone.
     """
-    return parse_cifar10_files(files) if CIFAR10_TEST in files else parse_idx_files(files)
+    is_cifar10 = CIFAR10_TEST in files
+    dataset = parse_cifar10_files(files) if is_cifar10 else parse_idx_files(files)
+    if CLASS_NAMES in files:
+        content = _decompressed(files[CLASS_NAMES], CLASS_NAMES)
+        dataset = _with_class_names(dataset, parse_class_names(content, CLASS_NAMES), CLASS_NAMES)
+    _check_classes(dataset, CIFAR10_TRAIN[0] if is_cifar10 else TRAIN_LABELS)
+    return dataset
+
+
+def _with_class_names(dataset: Dataset, names: tuple[str, ...], file: str) -> Dataset:
+    if len(names) < dataset.classes:
+        raise InvalidInputError(
+            file, f"{len(names)} class names, but labels up to {dataset.classes - 1}: expected one for each label"
+        )
+    return replace(dataset, class_names=names)
+
+
+def _check_classes(dataset: Dataset, file: str) -> None:
+    labels = dataset.train.labels
+    if (labels == labels[0]).all():
+        raise InvalidInputError(file, f"labels are all {labels[0]}: a data set needs two classes or more")
 
 
 def parse_cifar10_files(files: Mapping[str, bytes]) -> Dataset:
@@ -189,8 +247,12 @@ def parse_cifar10(content: bytes, name: str) -> Split:
     rows, columns, channels = CIFAR10_SHAPE
     record = 1 + rows * columns * channels
     if not content or len(content) % record:
+        kind = kind_of(content)
         raise InvalidInputError(
-            name, f"the file is truncated: {len(content)} bytes, which is no multiple of the {record} of an image"
+            name,
+            f"it is {kind}; expected a file of CIFAR-10's binary version"
+            if kind
+            else f"the file is truncated: {len(content)} bytes, which is no multiple of the {record} of an image",
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, record)
     labels = records[:, 0]
@@ -206,29 +268,63 @@ def parse_npz(content: bytes, file: str) -> Dataset:
 
     Args:
         content: The file's bytes: `x_train` and `x_test` of shape (images, ...), uint8 or float32 (float64 is rounded);
-            `y_train` and `y_test` of shape (images,), integers from 0 to 255.
+            `y_train` and `y_test` of shape (images,), integers from 0 to 255; `class_names`, if it is there, the texts
+            that name the classes.
         file: Its name, for errors.
 
     Raises:
-        InvalidInputError: The file is damaged, or an array is missing, unknown, or not as above.
+        InvalidInputError: The file is damaged, or an array is missing, unknown, or not as above, or there is one class
+            alone.
     """
+    if not content:
+        raise InvalidInputError(file, "the file is empty")
     arrays = npz.read(content, file, MAX_FILE_BYTES)
+    expected = f"{', '.join(ARRAYS)}, and class_names if you like"
     if missing := [name for name in ARRAYS if name not in arrays]:
         raise InvalidInputError(
-            file, f"the array {missing[0]} is missing; it has {', '.join(sorted(arrays)) or 'none'}"
+            file,
+            f"the array {missing[0]} is missing; it has {', '.join(sorted(arrays)) or 'none'}; expected {expected}",
         )
-    if unknown := sorted(arrays.keys() - set(ARRAYS)):
-        raise InvalidInputError(file, f"the array {unknown[0]} is unknown; its arrays should be {', '.join(ARRAYS)}")
-    return from_arrays({name: arrays[name] for name in ARRAYS}, file)
+    if unknown := sorted(arrays.keys() - {*ARRAYS, "class_names"}):
+        raise InvalidInputError(file, f"the array {unknown[0]} is unknown; its arrays should be {expected}")
+    _check_channels(arrays["x_train"], file)
+    dataset = from_arrays({name: arrays[name] for name in ARRAYS}, file)
+    if "class_names" in arrays:
+        dataset = _with_class_names(dataset, class_names_of(arrays["class_names"], file), file)
+    _check_classes(dataset, file)
+    return dataset
+
+
+def _check_channels(images: NDArray[Any], file: str) -> None:
+    """Raises InvalidInputError for images as PyTorch has them: their channels would be taken for rows."""
+    colours = (1, 3, 4)
+    if images.ndim == MAX_IMAGE_DIMENSIONS + 1 and images.shape[1] in colours and images.shape[3] not in colours:
+        raise InvalidInputError(
+            file,
+            f"x_train has shape {images.shape}, whose channels seem to come before its rows; expected (images, rows, "
+            "columns, channels), as numpy.moveaxis(x_train, 1, -1) makes it",
+        )
 
 
 def from_arrays(arrays: Mapping[str, NDArray[Any]], file: str) -> Dataset:
-    """Makes a data set of the arrays that `parse_npz` describes, with the same errors."""
+    """Makes a data set of the arrays that `parse_npz` describes, without names, with the same errors for each array."""
+    for x, y in (("x_train", "y_train"), ("x_test", "y_test")):
+        if arrays[x].ndim == 1 and arrays[y].ndim > 1:
+            raise InvalidInputError(
+                file,
+                f"{x} has shape {arrays[x].shape} and {y} {arrays[y].shape}: images and labels seem to be swapped; "
+                "expected images in x_train and x_test, labels in y_train and y_test",
+            )
     images = {name: _images(arrays[name], name, file) for name in ("x_train", "x_test")}
     labels = {name: _labels(arrays[name], name, file) for name in ("y_train", "y_test")}
     for x, y in (("x_train", "y_train"), ("x_test", "y_test")):
         if len(images[x]) != len(labels[y]):
-            raise InvalidInputError(file, f"{x} has {len(images[x])} images, but {y} has {len(labels[y])} labels")
+            swapped = {len(each) for each in images.values()} == {len(each) for each in labels.values()}
+            raise InvalidInputError(
+                file,
+                f"{x} has {len(images[x])} images, but {y} has {len(labels[y])} labels"
+                f"{'; as many as the images of the other split: are two arrays swapped?' * swapped}",
+            )
     train, test = images["x_train"], images["x_test"]
     if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
         raise InvalidInputError(
@@ -253,11 +349,17 @@ def to_arrays(dataset: Dataset) -> dict[str, NDArray[Any]]:
 
 def _images(array: NDArray[Any], name: str, file: str) -> NDArray[np.uint8] | NDArray[np.float32]:
     if array.ndim < 2 or 0 in array.shape or array.ndim > MAX_IMAGE_DIMENSIONS + 1:
-        raise InvalidInputError(file, f"{name} has shape {array.shape}; expected (images, rows, columns) or alike")
+        raise InvalidInputError(
+            file,
+            f"{name} has shape {array.shape}; expected (images, rows, columns), (images, rows, columns, channels) or "
+            "(images, numbers)",
+        )
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
-        raise InvalidInputError(file, f"{name} is {array.dtype}; expected uint8 or float32")
+        raise InvalidInputError(
+            file, f"{name} is {array.dtype}; expected uint8 or float32{_how_to_convert(array, name)}"
+        )
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(rounded).all():
@@ -265,14 +367,49 @@ def _images(array: NDArray[Any], name: str, file: str) -> NDArray[np.uint8] | ND
     return rounded
 
 
+def _how_to_convert(images: NDArray[Any], name: str) -> str:
+    """Returns how images of another dtype become one that is taken, which is for the caller to decide."""
+    if images.dtype.kind == "b":
+        return f"; {name}.astype('uint8') * 255 converts it"
+    if images.dtype.kind in "iu":
+        low, high = images.min(), images.max()
+        kept = "uint8" if low >= 0 and high <= MAX_BYTE else "float32"
+        return f"; its numbers are {low} to {high}: {name}.astype('{kept}') converts it"
+    if images.dtype.kind == "f":
+        return f"; {name}.astype('float32') converts it"
+    # Numpy has no bfloat16, and saves its two bytes without saying what they mean.
+    if images.dtype.kind == "V":
+        return "; numpy saves bfloat16 and other types it does not know like that: convert it to float32 before saving"
+    return ""
+
+
 def _labels(array: NDArray[Any], name: str, file: str) -> NDArray[np.uint8]:
     if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
-        raise InvalidInputError(file, f"{name} is {array.dtype} of shape {array.shape}; expected integers, (images,)")
+        raise InvalidInputError(
+            file,
+            f"{name} is {array.dtype} of shape {array.shape}; expected integers, (images,)"
+            f"{_how_to_make_labels(array, name)}",
+        )
     if array.min() < 0 or array.max() > MAX_LABEL:
         raise InvalidInputError(
             file, f"{name} has labels from {array.min()} to {array.max()}; expected 0 to {MAX_LABEL}"
         )
     return np.ascontiguousarray(array, np.uint8)
+
+
+def _how_to_make_labels(array: NDArray[Any], name: str) -> str:
+    """Returns how labels of another form become integers, where one can say."""
+    if array.dtype.kind == "U" and array.ndim == 1:
+        return f"; class_names, {name} = numpy.unique({name}, return_inverse=True) numbers them"
+    if array.dtype.kind not in "biuf" or not array.size:
+        return ""
+    if array.ndim == 2 and array.shape[1] > 1:
+        one_hot = ((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()
+        return f"; {name} is one-hot: {name}.argmax(axis=1) makes labels of it" if one_hot else ""
+    if array.ndim > 2:
+        return ""
+    whole = array.dtype.kind != "f" or (np.isfinite(array).all() and (array == np.floor(array)).all())
+    return f"; {name}.ravel().astype(int) makes labels of it" if whole else ""
 
 
 def parse_idx(content: bytes, name: str, *, dimensions: int) -> NDArray[np.uint8]:
@@ -295,8 +432,12 @@ def parse_idx(content: bytes, name: str, *, dimensions: int) -> NDArray[np.uint8
     header = 4 + 4 * dimensions
     magic = bytes((0, 0, _UNSIGNED_BYTE, dimensions))
     if content[:4] != magic[: len(content)]:
+        kind = kind_of(content)
         raise InvalidInputError(
-            name, f"an IDX file of bytes begins with {magic.hex()}; this one with {content[:4].hex()}"
+            name,
+            f"an IDX file of bytes begins with {magic.hex()}; this one with {content[:4].hex()}"
+            f"{kind and f': it is {kind}'}; expected an IDX file of uint8 with {dimensions} dimension"
+            f"{'s' * (dimensions > 1)}, gzipped or not",
         )
     if len(content) < header:
         raise InvalidInputError(name, f"the file is truncated: {len(content)} bytes, its header alone has {header}")

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 
 from handgrad.core import npz
 from handgrad.core.errors import InvalidInputError
+from handgrad.core.file_kinds import kind_of
 from handgrad.core.network import MAX_PARAMETERS, Network, fully_connected, make_network
 from handgrad.core.network_spec import layers_from_spec
 from handgrad.core.operations.base import Params
@@ -194,8 +195,15 @@ def read(content: bytes, file: str) -> ParameterFile:
     try:
         arrays = dict(safetensors.numpy.load(content))
         metadata = _metadata(content)
-    except (SafetensorError, KeyError, TypeError, ValueError, struct.error) as error:
-        raise InvalidInputError(file, f"neither a whole .npz nor a whole .safetensors file: {error}") from error
+    except KeyError as error:
+        # Its library's, for a dtype that numpy has not.
+        raise InvalidInputError(
+            file, f"it has arrays of {error.args[0]}; expected F32 or F64: convert them before saving, as .float() does"
+        ) from error
+    except (SafetensorError, TypeError, ValueError, struct.error) as error:
+        kind = kind_of(content)
+        found = f"it is {kind}" if kind and not kind.startswith("a .safetensors") else error
+        raise InvalidInputError(file, f"neither a whole .npz nor a whole .safetensors file: {found}") from error
     told = {name: str(metadata[name]) for name in TOLD if name in metadata}
     return _file(arrays, told, file)
 
@@ -252,7 +260,8 @@ def to_safetensors(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 def _float32(array: NDArray[Any], name: str, source: str) -> NDArray[np.float32]:
     if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
-        raise InvalidInputError(source, f"the array {name} is {array.dtype}; expected float32 or float64")
+        how = "; .astype('float32') converts it" if array.dtype.kind == "f" else ""
+        raise InvalidInputError(source, f"the array {name} is {array.dtype}; expected float32 or float64{how}")
     if array.ndim == 0:
         raise InvalidInputError(source, f"the array {name} has shape (); expected a matrix")
     with np.errstate(over="ignore", invalid="ignore"):

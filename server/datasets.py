@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -17,9 +17,10 @@ from jax import Array
 from numpy.typing import NDArray
 
 from handgrad.core.datasets import Dataset, Split, from_arrays, mnist, to_arrays
+from handgrad.core.errors import InvalidInputError
 from handgrad.core.parameter_files import read_arrays, to_safetensors
 from handgrad.core.signature import Numbers
-from handgrad.server.errors import AlreadyExistsError, NotFoundError, PreconditionError
+from handgrad.server.errors import AlreadyExistsError, DamagedError, NotFoundError, PreconditionError, StorageError
 from handgrad.server.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ SPLITS_ON_DEVICE: Final = 4
 """Splits that are kept on the device. The one that was used longest ago makes room."""
 
 DATASETS_IN_MEMORY: Final = 2
+
+CLASSES_IN_A_NOTE: Final = 10
 
 SplitName: TypeAlias = Literal["train", "test"]
 
@@ -44,8 +47,14 @@ class Summary:
         image_shape: Shape of an image.
         classes: Labels are 0 to classes - 1.
         data_type: "uint8" or "float32".
-        sha256: Of x_train, y_train, x_test, y_test, one after the other.
-        size_bytes: Of these together.
+        sha256: Of a line of JSON with class_names, data_type and image_shape, and of x_train, y_train, x_test, y_test,
+            one after the other.
+        size_bytes: Of these four together.
+        class_names: Names of the classes, in the order of their labels; empty where they have none.
+        train_images_per_class: Training images of each class, in the order of the labels.
+        low: The smallest number of the training images.
+        high: The largest.
+        mean: Their mean.
         create_time: Seconds since 1970; None for the one that ships with handgrad.
     """
 
@@ -56,11 +65,12 @@ class Summary:
     data_type: str
     sha256: str
     size_bytes: int
-    create_time: float | None = None
+    class_names: tuple[str, ...] = ()
+    train_images_per_class: tuple[int, ...] = ()
     low: float = 0.0
     high: float = 0.0
     mean: float = 0.0
-    class_names: tuple[str, ...] = ()
+    create_time: float | None = None
 
     @property
     def numbers(self) -> Numbers:
@@ -75,6 +85,21 @@ class Summary:
             inputs *= length
         return inputs
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the data set before a network is trained on it, a sentence each."""
+        without = [label for label, count in enumerate(self.train_images_per_class) if not count]
+        if not without:
+            return ()
+        if without == [0]:
+            return (f"{self._class(0)} has no training image: do the labels begin at 1?",)
+        named = ", ".join(self._class(label) for label in without[:CLASSES_IN_A_NOTE])
+        more = len(without) - CLASSES_IN_A_NOTE
+        return (f"no training image is of {named}{f' and {more} more' if more > 0 else ''}",)
+
+    def _class(self, label: int) -> str:
+        return f"class {label}" + (f" ({self.class_names[label]})" if self.class_names else "")
+
 
 class Datasets:
     """The data sets of a server. Every method but `on_device` may be called by any thread."""
@@ -85,6 +110,7 @@ class Datasets:
         self._mnist: tuple[Dataset, Summary] | None = None
         self._in_memory: OrderedDict[str, Dataset] = OrderedDict()
         self._on_device: OrderedDict[tuple[str, SplitName], tuple[Array, Array]] = OrderedDict()
+        self._complete_older_rows()
 
     def describe(self, name: str) -> Summary:
         """Gives what is known of a data set, or raises NotFoundError."""
@@ -139,11 +165,13 @@ class Datasets:
         self._storage.objects.check_room(len(content))
         with self._storage.objects.put(content) as (key,), self._storage.database.transaction() as writer:
             if not _check_name(writer, name, "sha256", summary.sha256):
-                known = {key: value for key, value in vars(summary).items() if key != "create_time"}
                 writer.execute(
                     "INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?)",
-                    (name, key, summary.sha256, files_sha256, json.dumps(known), time.time()),
+                    (name, key, summary.sha256, files_sha256, _to_json(summary), time.time()),
                 )
+            else:
+                # It came in other files before, or in files that an older server hashed without their names.
+                writer.execute("UPDATE datasets SET files_sha256 = ? WHERE name = ?", (files_sha256, name))
         log.info("data set %s is kept, %d training images", name, summary.train_images)
         return name
 
@@ -200,6 +228,43 @@ class Datasets:
         images = self._load(MNIST if name == MNIST else self._row(name)["object"]).train.images
         return images[np.random.default_rng(seed).integers(0, len(images), count)]
 
+    def examples(
+        self, name: str, split: SplitName, indices: Sequence[int]
+    ) -> tuple[NDArray[np.uint8] | NDArray[np.float32], NDArray[np.uint8]]:
+        """Returns the images `[n, *image_shape]` and the labels `[n]` at some positions of a split.
+
+        Raises:
+            NotFoundError: There is none of that name.
+            InvalidInputError: An index is not one of the split's.
+            DamagedError: Its object is missing or damaged.
+        """
+        dataset = self._load(MNIST if name == MNIST else self._row(name)["object"])
+        part: Split = getattr(dataset, split)
+        for index in indices:
+            if not 0 <= index < len(part.labels):
+                raise InvalidInputError(
+                    "indices", f"from 0 to {len(part.labels) - 1}, the {split} images of data set {name}; got {index}"
+                )
+        chosen = np.array(indices, np.intp)
+        return part.images[chosen].reshape(len(chosen), *dataset.image_shape), part.labels[chosen]
+
+    def _complete_older_rows(self) -> None:
+        """Brings rows up to date that a server wrote before it knew of their numbers and hashed their shapes."""
+        for row in self._storage.database.read("SELECT * FROM datasets"):
+            if "mean" in json.loads(row["summary"]):
+                continue
+            try:
+                summary = summarize(self._load(row["object"]))
+            except (DamagedError, StorageError, InvalidInputError) as error:
+                log.warning("data set %s is left as an older server described it: %s", row["name"], error)
+                continue
+            with self._storage.database.transaction() as writer:
+                # The hash of its files said nothing of which file was which: the next upload says it anew.
+                writer.execute(
+                    "UPDATE datasets SET sha256 = ?, files_sha256 = '', summary = ? WHERE name = ?",
+                    (summary.sha256, _to_json(summary), row["name"]),
+                )
+
     def _load(self, key: str) -> Dataset:
         if key == MNIST:
             return self._shipped()[0]
@@ -231,35 +296,51 @@ def _made_name(sha256: str) -> str:
 
 
 def _check_name(writer: sqlite3.Connection, name: str, column: str, value: str) -> bool:
-    """Says whether a name holds the data set that has this in that column; raises where it holds another."""
+    """Says whether a name holds the data set that has this in that column; raises where it holds another.
+
+    An empty column is not known, and says nothing.
+    """
     row = writer.execute("SELECT * FROM datasets WHERE name = ?", (name,)).fetchone()
-    if name == MNIST or (row and row[column] != value):
+    if name == MNIST or (row and row[column] not in {value, ""}):
         raise AlreadyExistsError(f"the name {name} holds another data set; choose another name")
     return row is not None
 
 
 def summarize(dataset: Dataset) -> Summary:
     """Gives what is known of a data set without its images."""
-    digest = hashlib.sha256()
+    train = dataset.train
+    data_type = str(train.images.dtype)
+    # The same bytes mean another data set in another dtype or shape, or with other names.
+    meaning = {"class_names": dataset.class_names, "data_type": data_type, "image_shape": dataset.image_shape}
+    line = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
+    digest = hashlib.sha256(line.encode())
     size_bytes = 0
     for array in to_arrays(dataset).values():
         digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
         size_bytes += array.nbytes
     return Summary(
-        len(dataset.train.labels),
+        len(train.labels),
         len(dataset.test.labels),
         dataset.image_shape,
         dataset.classes,
-        str(dataset.train.images.dtype),
+        data_type,
         digest.hexdigest(),
         size_bytes,
-        None,
-        float(dataset.train.images.min()),
-        float(dataset.train.images.max()),
-        float(dataset.train.images.mean()),
+        dataset.class_names,
+        tuple(np.bincount(train.labels, minlength=dataset.classes).tolist()),
+        float(train.images.min()),
+        float(train.images.max()),
+        float(train.images.mean(dtype=np.float64)),
     )
+
+
+def _to_json(summary: Summary) -> str:
+    return json.dumps({key: value for key, value in vars(summary).items() if key != "create_time"})
 
 
 def _summary_of(row: Mapping[str, Any] | Any) -> Summary:
     known = json.loads(row["summary"])
-    return Summary(**known | {"image_shape": tuple(known["image_shape"]), "create_time": row["create_time"]})
+    lists = {
+        name: tuple(known[name]) for name in ("image_shape", "class_names", "train_images_per_class") if name in known
+    }
+    return Summary(**known | lists | {"create_time": row["create_time"]})

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from handgrad.core.datasets import FORMATS, parse_files, parse_npz
+from handgrad.core.datasets import CLASS_NAMES, FORMATS, NPZ, parse_files, parse_npz, role_of
 from handgrad.core.errors import InvalidInputError
 from handgrad.server.datasets import Datasets
 from handgrad.server.disk import disk_errors, sync_folder, write_all
@@ -35,6 +35,11 @@ class File:
     size_bytes: int
     sha256: str
 
+    @property
+    def role(self) -> str:
+        """Which part of a data set it is, as `role_of` says."""
+        return role_of(self.name)
+
 
 @dataclass(frozen=True)
 class Upload:
@@ -46,8 +51,9 @@ class Upload:
 
     @property
     def files_sha256(self) -> str:
-        """Hash of all files."""
-        return hashlib.sha256("".join(sorted(file.sha256 for file in self.files)).encode()).hexdigest()
+        """Hash of all files and of which part of the data set each is, in any order."""
+        parts = sorted(f"{file.role} {file.sha256}\n" for file in self.files)
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 class Uploads:
@@ -159,8 +165,8 @@ class Uploads:
             if len(contents) == 1:
                 dataset = parse_npz(contents[0], upload.files[0].name)
             else:
-                names = [file.name.removesuffix(".gz") for file in upload.files]
-                dataset = parse_files(dict(zip(names, contents, strict=True)))
+                roles = [file.role for file in upload.files]
+                dataset = parse_files(dict(zip(roles, contents, strict=True)))
         except InvalidInputError:
             self._forget(upload)
             raise
@@ -210,7 +216,7 @@ class Uploads:
 
 
 def _check_files(files: tuple[File, ...]) -> None:
-    names = [file.name.removesuffix(".gz") for file in files]
+    roles = [file.role for file in files]
     for index, file in enumerate(files):
         if file.size_bytes < 0:
             raise InvalidInputError(f"files[{index}].size_bytes", f"0 or more; got {file.size_bytes}")
@@ -218,17 +224,18 @@ def _check_files(files: tuple[File, ...]) -> None:
             raise InvalidInputError(
                 f"files[{index}].sha256", f"{_SHA256_DIGITS} lower-case hexadecimal digits; got {file.sha256[:80]!r}"
             )
-    if len(files) == 1 and files[0].name.endswith(".npz"):
+    if roles == [NPZ]:
         return
-    wanted = next((group for group in FORMATS if names and names[0] in group), next(iter(FORMATS)))
-    for index, name in enumerate(names):
-        if name not in wanted or name in names[:index]:
+    wanted = max(FORMATS, key=lambda group: sum(role in group for role in roles))
+    for index, (file, role) in enumerate(zip(files, roles, strict=True)):
+        if role not in (*wanted, CLASS_NAMES) or role in roles[:index]:
             raise InvalidInputError(
                 f"files[{index}].file",
-                f"one .npz file, or each once of {', '.join(wanted)}, with or without .gz; got {name[:80]!r}",
+                f"one .npz file, or each once of {', '.join(wanted)}, with or without .gz, and {CLASS_NAMES}; got "
+                f"{file.name[:80]!r}",
             )
     for name in wanted:
-        if name not in names:
+        if name not in roles:
             raise InvalidInputError(
                 name, f"the file is missing; {FORMATS[wanted]} are {', '.join(wanted)}, gzipped or not"
             )

@@ -20,7 +20,7 @@ def events(stdout: str) -> list[dict[str, Any]]:
 
 def sha256(path: Path) -> str:
     with np.load(path) as arrays:
-        assert sorted(arrays) == sorted(NAMES)
+        assert sorted(arrays) == sorted([*NAMES, "network", "signature", "epochs"])
         return hashlib.sha256(b"".join(arrays[name].tobytes() for name in NAMES)).hexdigest()
 
 

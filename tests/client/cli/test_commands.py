@@ -45,10 +45,11 @@ def events(done: Done) -> list[dict[str, Any]]:
 
 
 def one_message(done: Done, status: int) -> str:
-    """Gives the one line that says what is wrong; click's own errors come with a line on the usage."""
+    """Gives the one line that says what is wrong; click's own errors come with a line on the usage, and what was assumed is
+    told before."""
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line and not line.startswith(("Usage:", "Try "))]
+    lines = [line for line in done.stderr.splitlines() if line and not line.startswith(("Usage:", "Try ", "note: "))]
     (line,) = lines
     return line
 
@@ -287,7 +288,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], list[str | Path]], int, str]] = {
     "no npz at all": (written(b"hello"), 2, "params.npz: neither a whole .npz nor a whole .safetensors"),
     "an empty file": (written(b""), 2, "params.npz: the file is empty"),
     "a missing file": (lambda _: ["train", "--params", "nothing.npz"], 1, "nothing.npz"),
-    "a network that does not fit the images": (saved(WEIGHTS), 2, "network.input_shape: 784"),
+    "a network that does not fit the images": (saved(WEIGHTS), 2, "the model takes 12 numbers; got 28x28x1 bytes"),
     "a name with a slash": (lambda _: ["train", "--model", "a/b"], 2, "model: a name has 1 to 63 characters"),
     "a checkpoint with a slash": (lambda _: ["load", "../a"], 2, "checkpoint: a name has 1 to 63 characters"),
     "a name that does not exist": (lambda _: ["load", "nothing"], 1, "there is no checkpoint 'nothing'"),

@@ -24,7 +24,8 @@ def test_an_evaluation_whose_loss_is_none(command: Any, hg: handgrad.Client, tin
     hg.upload_params({"W_1": np.full((3, 12), 3e38), "b_1": np.ones((3, 1))}, "huge")
     done = command("evaluate", "huge", "--data", tiny_folder, "--json")
     assert done.returncode == 0, done.stderr
-    (event,) = events(done.stdout)
+    note, event = events(done.stdout)
+    assert note["event"] == "note"
     assert event["loss"] is None
     assert event["images"] == 20
     text = command("evaluate", "huge", "--data", tiny_folder)
