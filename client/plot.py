@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handgrad.client.errors import InvalidArgumentError
+from handgrad.client.files import whole_file
 from handgrad.v1 import job_pb2
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ENDINGS: Final = (".png", ".svg")
 MAX_WINDOW: Final = 200
@@ -59,7 +61,7 @@ def plot_losses(
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     _draw(axes, np.asarray(losses, np.float64), epochs, iterations_per_epoch, skip)
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def plot_sweep(
@@ -102,7 +104,12 @@ def plot_sweep(
     axes.grid(visible=True, which="both", color="0.92")
     axes.set_axisbelow(True)
     axes.legend()
-    figure.savefig(path)
+    _save(figure, path)
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    with whole_file(path) as opened:
+        figure.savefig(opened, format=path.suffix.removeprefix("."))
 
 
 def _draw(

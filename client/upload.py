@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handgrad.client.errors import InvalidArgumentError
+from handgrad.client.text import printable
 from handgrad.v1 import dataset_pb2, params_pb2
 
 CHUNK_BYTES = 2**20
@@ -34,7 +35,7 @@ def dataset_files(source: Path) -> list[Path]:
 
 
 def describe(path: Path) -> dataset_pb2.UploadFile:
-    """Gives a file's name, length and SHA-256.
+    """Returns a file's name, printable, its length and its SHA-256.
 
     Raises:
         OSError: It cannot be read.
@@ -43,7 +44,7 @@ def describe(path: Path) -> dataset_pb2.UploadFile:
     for _, chunk in chunks_of(path, 0):
         digest.update(chunk)
         size += len(chunk)
-    return dataset_pb2.UploadFile(file=path.name, size_bytes=size, sha256=digest.hexdigest())
+    return dataset_pb2.UploadFile(file=printable(path.name), size_bytes=size, sha256=digest.hexdigest())
 
 
 def chunks_of(path: Path, start: int) -> Iterator[tuple[int, bytes]]:

@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from handgrad.core.errors import InvalidInputError
-from handgrad.server.settings import split_address
+from handgrad.server.settings import join_address, split_address
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +83,11 @@ class Metrics:
         host, port = split_address(address, "metrics_address")
         try:
             server, thread = start_http_server(port, host, self.registry)
-        except OSError as error:
-            raise InvalidInputError("metrics_address", f"cannot listen on {address}: {error.strerror}") from error
-        log.info("metrics on http://%s:%d/metrics", host, server.server_port)
+        except (OSError, UnicodeError) as error:
+            # A UnicodeError: a name that is too long to be looked up.
+            told = getattr(error, "strerror", error)
+            raise InvalidInputError("metrics_address", f"cannot listen on {address}: {told}") from error
+        log.info("metrics on http://%s/metrics", join_address(host, server.server_port))
 
         def stop() -> None:
             server.shutdown()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from handgrad.client.cli import options
+from handgrad.client.cli import events, options
 from handgrad.client.cli.output import Output
 from handgrad.client.client import Evaluation, Pixels, Split, connect
 
@@ -47,16 +47,7 @@ def evaluate(
 def tell_evaluation(evaluation: Evaluation, split: Split, output: Output) -> None:
     """Tells loss and accuracy."""
     output.say(f"{split} accuracy {evaluation.accuracy:.4f}, loss {evaluation.loss:.4f} ({evaluation.images:,} images)")
-    output.emit(
-        "evaluation",
-        split=split,
-        model=evaluation.version.model,
-        version=evaluation.version.version,
-        loss=evaluation.loss,
-        accuracy=evaluation.accuracy,
-        images=evaluation.images,
-        confusion=evaluation.confusion.tolist(),
-    )
+    output.emit(events.evaluation(evaluation, split))
 
 
 def _confusion_table(evaluation: Evaluation) -> str:

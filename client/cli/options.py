@@ -9,6 +9,7 @@ import numpy as np
 
 from handgrad.client.client import Client, connect
 from handgrad.client.errors import InvalidArgumentError
+from handgrad.client.files import check_place
 from handgrad.client.params import check_ending
 from handgrad.client.plot import check_plot
 
@@ -94,12 +95,9 @@ class OutputFile(click.ParamType[Path]):
         path = Path(value)
         try:
             self._check(path)
+            check_place(path)
         except InvalidArgumentError as error:
             self.fail(str(error), param, ctx)
-        if not path.parent.is_dir():
-            self.fail(f"there is no folder {path.parent}", param, ctx)
-        if path.is_dir():
-            self.fail(f"{path} is a folder", param, ctx)
         return path
 
 

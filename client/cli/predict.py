@@ -10,7 +10,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from handgrad.client.cli import options
+from handgrad.client.cli import events, options
 from handgrad.client.cli.output import Output
 from handgrad.client.client import Client
 from handgrad.client.errors import InvalidArgumentError
@@ -68,14 +68,7 @@ def _tell(
     for name, label, probabilities in zip(named, prediction.labels, prediction.probabilities, strict=True):
         best = np.argsort(-probabilities)[:SHOWN_CLASSES]
         output.say(f"{name}: {label}   " + "  ".join(f"{k} {probabilities[k]:.1%}" for k in best))
-        output.emit(
-            "prediction",
-            image=name,
-            label=int(label),
-            probabilities=probabilities.tolist(),
-            model=model,
-            version=prediction.version.version,
-        )
+        output.emit(events.prediction(name, int(label), probabilities, prediction.version))
 
 
 def _read_image(file: Path, inputs: int, *, invert: bool) -> NDArray[np.uint8]:

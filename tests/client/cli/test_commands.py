@@ -72,12 +72,14 @@ def test_json_lines_for_programs(train: Run, tmp_path: Path) -> None:
     assert [event["event"] for event in found] == ["job", "epoch", "epoch", "plot", "save", "evaluation", "done"]
     assert found[0]["network"] == "12-4-3"
     for number, event in enumerate(found[1:3], start=1):
-        assert set(event) == {"event", "epoch", "mean_loss", "seconds"}
+        assert set(event) == {"event", "epoch", "mean_loss", "seconds", "validation_loss", "validation_accuracy"}
+        assert event["validation_loss"] is None
         assert event["epoch"] == number
         assert event["mean_loss"] > 0
         assert event["seconds"] > 0
     done_event = found[-1]
-    assert set(done_event) == {"event", "job", "model", "version", "params_sha256"}
+    assert set(done_event) == {"event", "job", "sweep", "model", "version", "params_sha256"}
+    assert (done_event["job"], done_event["sweep"]) == ("job-1", None)
     assert (done_event["model"], done_event["version"]) == ("digits", 3)
     assert re.fullmatch("[0-9a-f]{64}", done_event["params_sha256"])
     assert "epoch 2/2" in done.stderr
