@@ -151,7 +151,7 @@ def _open(storage: Storage, settings: Settings, metrics: Metrics) -> State:
         snapshot_seconds=settings.snapshot_seconds,
         storage_failed=metrics.storage_failed,
         trained=metrics.trained,
-        idle=metrics.idle,
+        paused=metrics.paused,
     )
     uploads = Uploads(storage, datasets, max_bytes=settings.max_dataset_bytes)
     checkpoints, certificates = Checkpoints(storage), Certificates(storage)

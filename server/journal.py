@@ -24,7 +24,7 @@ from handgrad.server.storage import Storage
 log = logging.getLogger(__name__)
 
 MAX_PENDING: Final = 4
-"""Entries that may wait for the disk. A job that publishes faster than the disk writes waits for it."""
+"""Entries that may wait for the disk before a thread that trains waits for it; each may then add some."""
 
 SECONDS_BETWEEN_TRIES: Final = 0.5
 
@@ -61,7 +61,7 @@ class Entry:
 
 
 class Journal:
-    """Writes entries. `put` and `flush` are for the device's thread."""
+    """Writes entries. `put` and `flush` may be called by every thread that trains; a job's entries come from one."""
 
     def __init__(self, storage: Storage, jobs: Jobs, models: Models, failed: Callable[[], None]) -> None:
         """Takes what it writes to, and a function to call whenever the disk fails."""
@@ -71,6 +71,7 @@ class Journal:
         self._failed = failed
         self._changed = threading.Condition()
         self._pending: deque[Entry] = deque()
+        self._written = 0
         self._hurried = False
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -95,19 +96,21 @@ class Journal:
 
         Waits for room where the disk is slow or fails, and calls `meanwhile` as it waits.
         """
-        self._wait(MAX_PENDING, meanwhile)
+        self._wait(lambda: len(self._pending) < MAX_PENDING, meanwhile)
         with self._changed:
             self._pending.extend(entries)
             self._changed.notify_all()
 
     def flush(self, meanwhile: Callable[[], None]) -> None:
-        """Waits until everything is written."""
-        self._wait(1, meanwhile)
+        """Waits until everything is written that was added before, whatever other threads add meanwhile."""
+        with self._changed:
+            last = self._written + len(self._pending)
+        self._wait(lambda: self._written >= last, meanwhile)
 
-    def _wait(self, room: int, meanwhile: Callable[[], None]) -> None:
+    def _wait(self, until: Callable[[], bool], meanwhile: Callable[[], None]) -> None:
         while True:
             with self._changed:
-                if len(self._pending) < room or self._hurried:
+                if until() or self._hurried:
                     return
                 self._changed.wait(0.02)
             meanwhile()
@@ -136,6 +139,7 @@ class Journal:
                 with self._changed:
                     for _ in entries:
                         self._pending.popleft()
+                    self._written += len(entries)
                     self._changed.notify_all()
 
     def _write(self, entries: list[Entry]) -> None:
