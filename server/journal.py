@@ -71,7 +71,6 @@ class Journal:
         self._failed = failed
         self._changed = threading.Condition()
         self._pending: deque[Entry] = deque()
-        self._written = 0
         self._hurried = False
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -96,21 +95,19 @@ class Journal:
 
         Waits for room where the disk is slow or fails, and calls `meanwhile` as it waits.
         """
-        self._wait(lambda: len(self._pending) < MAX_PENDING, meanwhile)
+        self._wait(MAX_PENDING, meanwhile)
         with self._changed:
             self._pending.extend(entries)
             self._changed.notify_all()
 
     def flush(self, meanwhile: Callable[[], None]) -> None:
-        """Waits until everything is written that was added before, whatever other threads add meanwhile."""
-        with self._changed:
-            last = self._written + len(self._pending)
-        self._wait(lambda: self._written >= last, meanwhile)
+        """Waits until everything is written, that of other threads too."""
+        self._wait(1, meanwhile)
 
-    def _wait(self, until: Callable[[], bool], meanwhile: Callable[[], None]) -> None:
+    def _wait(self, room: int, meanwhile: Callable[[], None]) -> None:
         while True:
             with self._changed:
-                if until() or self._hurried:
+                if len(self._pending) < room or self._hurried:
                     return
                 self._changed.wait(0.02)
             meanwhile()
@@ -139,7 +136,6 @@ class Journal:
                 with self._changed:
                     for _ in entries:
                         self._pending.popleft()
-                    self._written += len(entries)
                     self._changed.notify_all()
 
     def _write(self, entries: list[Entry]) -> None:

@@ -95,7 +95,7 @@ LOOPBACK = (
     *("localhost", "127.0.0.1", "127.255.255.254", "::1", "0:0:0:0:0:0:0:1"),
     *("::ffff:127.0.0.1", "::ffff:7f00:1"),
 )
-UNSPECIFIED = ("0.0.0.0", "::", "::ffff:0.0.0.0")
+UNSPECIFIED = ("0.0.0.0", "::", "::ffff:0.0.0.0")  # noqa: S104 - to call, not to bind
 ELSEWHERE = (
     # Names: whoever owns the domain says where they lead.
     *("127.example.com", "localhost.evil.com", "127.0.0.1.nip.io", "evil.localhost", "127.0.0.1.", "localhost."),
@@ -145,7 +145,7 @@ PROXY = "http://127.0.0.1:9"
         ({"http_proxy": PROXY, "no_proxy": "other.org"}, "example.org", "http_proxy"),
         ({"http_proxy": PROXY, "no_proxy": "192.0.2.0/24"}, "192.0.2.7", ""),
         ({"http_proxy": PROXY, "no_grpc_proxy": "example.org", "no_proxy": "x"}, "example.org", ""),
-        *(({"http_proxy": PROXY}, host, "") for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "::")),
+        *(({"http_proxy": PROXY}, host, "") for host in ("127.0.0.1", "localhost", "::1", *UNSPECIFIED)),
         ({"http_proxy": PROXY}, "127.1", "http_proxy"),
     ],
 )

@@ -93,11 +93,8 @@ def test_the_log_escapes_what_callers_send() -> None:
     record.request_id = "-"
     line = logs.Text().format(record)
     assert line.endswith(r"a\n12:00 fine\x1b[2J\u202e.npz: bad")
-    try:
-        raise ValueError("of \x1b[31ma caller")
-    except ValueError as error:
-        record.exc_info = (type(error), error, error.__traceback__)
+    error = ValueError("of \x1b[31ma caller")
+    record.exc_info = (type(error), error, error.__traceback__)
     first, *traceback = logs.Text().format(record).split("\n")
     assert first == line
-    assert traceback[0].startswith("Traceback")
     assert traceback[-1] == r"ValueError: of \x1b[31ma caller"
