@@ -897,6 +897,9 @@ def _message(kind: type[M], **fields: object) -> M:
     for name, value in fields.items():
         try:
             kind(**{name: value})
+        except UnicodeEncodeError as error:
+            # Bytes of a terminal or of a file's name that are no text.
+            raise errors.InvalidArgumentError(f"{name}: Unicode text; got {value!r:.100}", name) from error
         except (TypeError, ValueError, OverflowError) as error:
             raise errors.InvalidArgumentError(f"{name}: {error}; got {value!r:.100}", name) from error
     return kind(**fields)

@@ -53,14 +53,16 @@ for command in COMMANDS:
 def main() -> None:
     """Runs a command, and exits with its status."""
     streams.prepare()
-    status = _status()
-    streams.finish()
-    sys.exit(status)
+    try:
+        sys.exit(_status())
+    finally:
+        streams.finish()
 
 
 def _status() -> int:
     try:
-        # A command that found something wrong gives its exit status; the others give nothing.
+        # A command that found something wrong gives its exit status; the others give nothing. Where the reader of what
+        # is said goes away, as `head` does, click itself exits with 1.
         return int(cli.main(standalone_mode=False) or DONE)
     except click.ClickException as error:
         told = io.StringIO()
@@ -68,9 +70,6 @@ def _status() -> int:
         return _end(told.getvalue().rstrip("\n"), BAD_USAGE)
     except InvalidArgumentError as error:
         return _end(f"handgrad: {error}", BAD_USAGE)
-    except BrokenPipeError:
-        # Whoever read has read enough, as `head` does: there is nobody to be told.
-        return FAILED
     except (HandgradError, OSError) as error:
         return _end(f"handgrad: {error}", FAILED)
     except (click.Abort, KeyboardInterrupt):
@@ -80,5 +79,6 @@ def _status() -> int:
 def _end(problem: str, status: int) -> int:
     """Says what is wrong, if somebody listens; returns the exit status."""
     with suppress(OSError):
-        click.echo(printable(problem, keep="\n\t"), err=True)
+        # Named, for click would write UTF-8 to a terminal that takes ASCII.
+        click.echo(printable(problem, keep="\n\t"), file=sys.stderr)
     return status
