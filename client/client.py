@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2
 from numpy.typing import NDArray
 
 from handgrad.client import errors
+from handgrad.client.address import proxy_variable, split_address
 from handgrad.client.channel import Security, open_channel
 from handgrad.client.job import SECONDS_BETWEEN_TRIES, Job
 from handgrad.client.network import LayerSpec, fully_connected, network_to_proto, read_network
@@ -26,6 +27,7 @@ from handgrad.client.params import Params, array_of, arrays_from_proto, verify, 
 from handgrad.client.private_server import PrivateServer
 from handgrad.client.signature import TRANSFORMS, Transform
 from handgrad.client.sweep import Halving, Sweep
+from handgrad.client.text import printable
 from handgrad.client.upload import CHUNK_BYTES, chunks_of, dataset_files, describe, image_tensors
 from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, params_pb2, signature_pb2, sweep_pb2
 from handgrad.v1 import training_service_pb2 as pb
@@ -99,6 +101,11 @@ class Prediction:
     kind: Kind
     notes: tuple[str, ...] = ()
 
+    def class_name(self, label: int) -> str | None:
+        """Returns the name of a class, where the model has names."""
+        names = self.version.signature.outputs.class_names
+        return names[label] if label < len(names) else None
+
     @property
     def probabilities(self) -> NDArray[np.float32]:
         """The outputs, where they are probabilities.
@@ -136,7 +143,8 @@ def connect(
 
     Raises:
         UnavailableError: No server answers there, or none could be started.
-        InvalidArgumentError: A token would go to another machine without TLS, or a certificate comes without its key.
+        InvalidArgumentError: The address is not HOST:PORT, a token would go to another machine without TLS, or a
+            certificate comes without its key.
         OSError: A file cannot be read.
     """
     return Client(address, token=token, ca=ca, certificate=certificate, key=key)
@@ -164,7 +172,12 @@ class Client:
         # A private server that went away has taken its jobs with it.
         self.reconnect_seconds = 0.0 if self._server else RECONNECT_SECONDS
         self.address = self._server.address if self._server else str(address)
-        self._channel, self._metadata = open_channel(self.address, Security(token, ca, certificate, key))
+        try:
+            self._channel, self._metadata = open_channel(self.address, Security(token, ca, certificate, key))
+        except BaseException:
+            if self._server is not None:
+                self._server.close()
+            raise
         self._stub = TrainingServiceStub(self._channel)
         self._health = self._channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -600,7 +613,7 @@ class Client:
             write_npz(content, source)
             chunks, file = _chunks(content.getvalue()), "arrays"
         else:
-            chunks, file = _chunks(Path(source).read_bytes()), Path(source).name
+            chunks, file = _chunks(Path(source).read_bytes()), printable(Path(source).name)
         spec = _network(network, None)
         if spec and not spec.input_shape:
             spec.input_shape.extend(input_shape)
@@ -877,10 +890,16 @@ class Client:
             error = errors.from_rpc_error(rpc_error)
             if isinstance(error, errors.UnavailableError):
                 fault = self._server.fault() if self._server else ""
-                error = errors.UnavailableError(fault or f"the server at {self.address} does not answer: {error}")
+                told = f"the server at {self.address} does not answer{self._by_proxy()}: {error}"
+                error = errors.UnavailableError(fault or told)
             elif isinstance(error, errors.DeadlineError):
-                error = errors.DeadlineError(f"the server at {self.address} did not answer in time")
+                error = errors.DeadlineError(f"the server at {self.address} did not answer in time{self._by_proxy()}")
             raise error from rpc_error
+
+    def _by_proxy(self) -> str:
+        host, _ = split_address(self.address)
+        variable = proxy_variable(host)
+        return variable and f" by the proxy of ${variable} (no_proxy={host} goes past it)"
 
     def _check_health(self) -> None:
         request = health_pb2.HealthCheckRequest(service=SERVICE)
@@ -946,6 +965,9 @@ def _message(kind: type[M], **fields: object) -> M:
     for name, value in fields.items():
         try:
             kind(**{name: value})
+        except UnicodeEncodeError as error:
+            # Bytes of a terminal or of a file's name that are no text.
+            raise errors.InvalidArgumentError(f"{name}: Unicode text; got {value!r:.100}", name) from error
         except (TypeError, ValueError, OverflowError) as error:
             raise errors.InvalidArgumentError(f"{name}: {error}; got {value!r:.100}", name) from error
     return kind(**fields)

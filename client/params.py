@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from handgrad.client import network, signature
 from handgrad.client.errors import DamagedError, InvalidArgumentError
+from handgrad.client.files import whole_file
 from handgrad.v1 import params_pb2, tensor_pb2
 
 ENDINGS: Final = (".npz", ".safetensors")
@@ -42,22 +42,13 @@ class Params:
         """Writes the arrays to a file, as .npz or .safetensors by its ending, whole or not at all.
 
         Raises:
-            InvalidArgumentError: It has another ending.
+            InvalidArgumentError: It has another ending, or is a device or a pipe.
             OSError: It cannot be written.
         """
         path = Path(file)
         check_ending(path)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as partial:
-            try:
-                _write(partial, path.suffix, self.arrays, _told(self.version))
-                partial.flush()
-                os.fsync(partial.fileno())
-                # A temporary file is its owner's alone; this one gets the permissions that open() would have given.
-                os.fchmod(partial.fileno(), 0o666 & ~_umask())
-                Path(partial.name).replace(path)
-            except BaseException:
-                Path(partial.name).unlink(missing_ok=True)
-                raise
+        with whole_file(path) as opened:
+            _write(opened, path.suffix, self.arrays, _told(self.version))
 
 
 def check_ending(path: Path) -> None:
@@ -118,9 +109,3 @@ def _write(file: IO[bytes], ending: str, arrays: Mapping[str, NDArray[Any]], tol
     else:
         plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         file.write(safetensors.numpy.save(plain, told))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from handgrad.client.errors import InvalidArgumentError
-from handgrad.client.upload import named_errors, printable
+from handgrad.client.text import printable
+from handgrad.client.upload import named_errors
 
 MODES: Final = {1: "L", 3: "RGB"}
 """What a picture is turned into, by the channels of the model's images."""
@@ -64,7 +65,7 @@ def read_picture(file: Path, shape: tuple[int, int, int], *, invert: bool, mean:
             model's images are no pictures.
         OSError: The file is not there, or cannot be read.
     """
-    name = printable(file)
+    name = printable(str(file))
     rows, columns, channels = shape
     if channels not in MODES or min(rows, columns) < 1:
         raise InvalidArgumentError(

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handgrad.client.errors import InvalidArgumentError
+from handgrad.client.files import whole_file
 from handgrad.client.signature import loss_axis
 from handgrad.v1 import job_pb2
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ENDINGS: Final = (".png", ".svg")
 _TITLES: Final = {"softmax_cross_entropy": "Cross Entropy Error", "squared_error": "Squared Error"}
@@ -65,7 +67,7 @@ def plot_losses(
     _draw(axes, np.asarray(losses, np.float64), epochs, iterations_per_epoch, skip)
     axes.set_title(_TITLES.get(loss, loss))
     axes.set_ylabel(loss_axis(loss))
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def plot_sweep(
@@ -108,7 +110,12 @@ def plot_sweep(
     axes.grid(visible=True, which="both", color="0.92")
     axes.set_axisbelow(True)
     axes.legend()
-    figure.savefig(path)
+    _save(figure, path)
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    with whole_file(path) as opened:
+        figure.savefig(opened, format=path.suffix.removeprefix("."))
 
 
 def _draw(

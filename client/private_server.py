@@ -36,7 +36,12 @@ class PrivateServer:
 
     def __init__(self) -> None:
         check_server_installed()
-        self._folder = tempfile.TemporaryDirectory(prefix="handgrad-")
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="handgrad-")
+        except OSError as error:
+            raise UnavailableError(
+                f"the private server has no folder for its data: {error}; name one that can be written in $TMPDIR"
+            ) from error
         self._log = Path(self._folder.name) / "server.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

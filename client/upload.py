@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handgrad.client.errors import InvalidArgumentError
+from handgrad.client.text import printable
 from handgrad.v1 import dataset_pb2, tensor_pb2
 
 CHUNK_BYTES = 2**20
@@ -58,7 +59,7 @@ def dataset_files(source: Path) -> list[Path]:
 
 
 def _files_of_folder(folder: Path) -> list[Path]:
-    name, there = printable(folder), sorted(folder.iterdir())
+    name, there = printable(str(folder)), sorted(folder.iterdir())
     found: dict[str, list[Path]] = {}
     for path in there:
         if role := _role(path.name):
@@ -88,7 +89,7 @@ def _role(name: str) -> str:
 
 
 def _single_file(source: Path) -> Path:
-    name = printable(source)
+    name = printable(str(source))
     if not source.is_file():
         if source.exists():
             raise InvalidArgumentError(f"{name}: neither a file nor a folder; a data set is {ACCEPTED}", source.name)
@@ -119,7 +120,7 @@ def _no_data_set(there: list[Path]) -> str:
         )
     for folder in there:
         if folder.is_dir() and any(_role(path.name) or path.suffix == ".npz" for path in folder.iterdir()):
-            return f"the folder holds {_names(there)}: give {printable(folder)}"
+            return f"the folder holds {_names(there)}: give {printable(str(folder))}"
     if archives := [path for path in there if path.name.lower().endswith(_ARCHIVES)]:
         return f"the folder holds {_names(archives)}: unpack it and give what is in it"
     return f"the folder holds {_names(there)}"
@@ -130,7 +131,9 @@ def _one_of(role: str, paths: list[Path]) -> Path:
     # Kaggle's MNIST has folders of the same names beside its files.
     files = [path for path in paths if path.is_file()]
     if not files:
-        raise OSError(f"{printable(paths[0])}: it is {'a folder' if paths[0].is_dir() else 'no file that is there'}")
+        raise OSError(
+            f"{printable(str(paths[0]))}: it is {'a folder' if paths[0].is_dir() else 'no file that is there'}"
+        )
     if len(files) > 1 and len({_plain_sha256(path) for path in files}) > 1:
         raise InvalidArgumentError(f"{role}: {_names(files)} differ; which is it? Remove the others", role)
     # The unpacked one, as it needs no more work.
@@ -157,12 +160,6 @@ def _names(paths: Iterable[Path]) -> str:
     return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def printable(name: object) -> str:
-    """Gives a name that every terminal can show: a file's may hold anything."""
-    text = str(name).encode(errors="replace").decode()
-    return text if text.isprintable() else ascii(text)
-
-
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
     """Turns the operating system's errors into such as say in plain words what is the matter with which file."""
@@ -171,11 +168,11 @@ def named_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.strerror is None:
             raise
-        raise type(error)(f"{printable(error.filename or path)}: {error.strerror}") from error
+        raise type(error)(f"{printable(str(error.filename or path))}: {error.strerror}") from error
 
 
 def describe(path: Path) -> dataset_pb2.UploadFile:
-    """Gives a file's name, length and SHA-256.
+    """Returns a file's name, printable, its length and its SHA-256.
 
     Raises:
         OSError: It cannot be read.
@@ -184,7 +181,7 @@ def describe(path: Path) -> dataset_pb2.UploadFile:
     for _, chunk in chunks_of(path, 0):
         digest.update(chunk)
         size += len(chunk)
-    return dataset_pb2.UploadFile(file=path.name, size_bytes=size, sha256=digest.hexdigest())
+    return dataset_pb2.UploadFile(file=printable(path.name), size_bytes=size, sha256=digest.hexdigest())
 
 
 def chunks_of(path: Path, start: int) -> Iterator[tuple[int, bytes]]:

@@ -1,5 +1,6 @@
 """Assembles the server, and runs it until it is told to stop."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -27,7 +28,7 @@ from handgrad.server.jobs import Jobs
 from handgrad.server.metrics import Metrics
 from handgrad.server.models import Models
 from handgrad.server.service import State, TrainingService
-from handgrad.server.settings import Settings, split_address
+from handgrad.server.settings import Settings, join_address, split_address
 from handgrad.server.storage import Storage
 from handgrad.server.sweeps import Sweeps
 from handgrad.server.tls import server_credentials
@@ -98,11 +99,16 @@ class Server:
         reflection.enable_server_reflection(
             (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), self._server
         )
-        if credentials:
-            port = self._server.add_secure_port(address, credentials)
-        else:
-            port = self._server.add_insecure_port(address)
-        self.address = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
+        try:
+            if credentials:
+                port = self._server.add_secure_port(address, credentials)
+            else:
+                port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            # Somebody else has taken it since it was free.
+            self._close()
+            raise InvalidInputError("address", f"cannot listen on {address}: {error}") from error
+        self.address = join_address(host, port)
         self._worker.start()
         self._server.start()
         for service in ("", SERVICE):
@@ -117,11 +123,14 @@ class Server:
         stopped = self._server.stop(GRACE_SECONDS)
         self._worker.stop()
         stopped.wait()
+        self._close()
+        log.info("stopped")
+
+    def _close(self) -> None:
         if self._stop_metrics:
             self._stop_metrics()
         self._storage.close()
         os.close(self._lock)
-        log.info("stopped")
 
 
 def _open(storage: Storage, settings: Settings, metrics: Metrics) -> State:
@@ -142,7 +151,7 @@ def _open(storage: Storage, settings: Settings, metrics: Metrics) -> State:
         snapshot_seconds=settings.snapshot_seconds,
         storage_failed=metrics.storage_failed,
         trained=metrics.trained,
-        idle=metrics.idle,
+        paused=metrics.paused,
     )
     uploads = Uploads(storage, datasets, max_bytes=settings.max_dataset_bytes)
     checkpoints, certificates = Checkpoints(storage), Certificates(storage)
@@ -161,7 +170,8 @@ def run(settings: Settings, *, private: bool) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     device = choose_platform(settings.platform)
     # A private server's folder goes away with it.
-    keep_compiled((_user_cache() if private else settings.data_dir) / "compiled")
+    if cache := _user_cache() if private else settings.data_dir:
+        keep_compiled(cache / "compiled")
     server = Server(**vars(settings))
     log.info("computing on %s", device)
     print(f"listening on {server.address}", flush=True)
@@ -172,9 +182,13 @@ def run(settings: Settings, *, private: bool) -> None:
     server.stop()
 
 
-def _user_cache() -> Path:
+def _user_cache() -> Path | None:
+    """Returns the folder of what this user's programs keep; None where the user has no home, as in some containers."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "handgrad"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "handgrad"
+    except RuntimeError:
+        return None
 
 
 def _wait_for_end_of_input(stop: threading.Event) -> None:
@@ -187,17 +201,30 @@ def _check_free(host: str, port: int, address: str) -> None:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         socket.create_server((host, port), family=family).close()
-    except OSError as error:
-        raise InvalidInputError("address", f"cannot listen on {address}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:
+        # A UnicodeError: a name that is too long to be looked up.
+        told = getattr(error, "strerror", error)
+        raise InvalidInputError("address", f"cannot listen on {address}: {told}") from error
 
 
 def _lock(data_dir: Path) -> int:
-    """Takes the data directory for this process; gives the descriptor that holds it."""
+    """Takes the data directory for this process; returns the descriptor that holds it.
+
+    Raises:
+        InvalidInputError: Another server holds it, or its file system has no locks; its field is `data_dir`.
+        OSError: It cannot be made or written.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         os.close(descriptor)
-        raise InvalidInputError("data_dir", f"{data_dir} is in use by another handgrad server") from None
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+            raise InvalidInputError("data_dir", f"{data_dir} is in use by another handgrad server") from None
+        raise InvalidInputError(
+            "data_dir",
+            f"{data_dir} cannot be locked: {error.strerror}; choose a folder of a local disk, or a network's that "
+            "has locks",
+        ) from error
     return descriptor

@@ -506,6 +506,8 @@ def dataset_to_proto(name: str, summary: Summary) -> dataset_pb2.Dataset:
         size_bytes=summary.size_bytes,
         create_time=timestamp(summary.create_time),
         class_names=summary.class_names,
+        train_images_per_class=summary.train_images_per_class,
+        notes=summary.notes,
         low=summary.low,
         high=summary.high,
         mean=summary.mean,

@@ -102,11 +102,13 @@ class Summary:
 
 
 class Datasets:
-    """The data sets of a server. Every method but `on_device` may be called by any thread."""
+    """The data sets of a server. Every method may be called by any thread."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._lock = threading.Lock()
+        self._device_lock = threading.Lock()
+        """Guards `_on_device`; held while a split is loaded, so that several lanes load it once."""
         self._mnist: tuple[Dataset, Summary] | None = None
         self._in_memory: OrderedDict[str, Dataset] = OrderedDict()
         self._on_device: OrderedDict[tuple[str, SplitName], tuple[Array, Array]] = OrderedDict()
@@ -203,20 +205,21 @@ class Datasets:
         return sorted(found, key=lambda each: each[0])[:size]
 
     def on_device(self, name: str, split: SplitName) -> tuple[Array, Array]:
-        """Gives images `[N, D]` and labels `[N]` on the device. For the device's thread only.
+        """Returns images `[N, D]` and labels `[N]` on the device. A split that several threads ask for is loaded once.
 
         Raises:
             NotFoundError: There is none of that name.
             DamagedError: Its object is missing or damaged.
         """
         key = (MNIST if name == MNIST else self._row(name)["object"], split)
-        if key not in self._on_device:
-            part: Split = getattr(self._load(key[0]), split)
-            self._on_device[key] = jnp.asarray(part.images), jnp.asarray(part.labels)
-            if len(self._on_device) > SPLITS_ON_DEVICE:
-                self._on_device.popitem(last=False)
-        self._on_device.move_to_end(key)
-        return self._on_device[key]
+        with self._device_lock:
+            if key not in self._on_device:
+                part: Split = getattr(self._load(key[0]), split)
+                self._on_device[key] = jnp.asarray(part.images), jnp.asarray(part.labels)
+                if len(self._on_device) > SPLITS_ON_DEVICE:
+                    self._on_device.popitem(last=False)
+            self._on_device.move_to_end(key)
+            return self._on_device[key]
 
     def images(self, name: str, seed: int, count: int) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Gives some images of the training split, `[count, D]`, drawn by a seed.

@@ -207,7 +207,10 @@ class Event:
 
 
 class Live:
-    """What is known of a running job beyond what is committed: losses and progress. Any thread may read it."""
+    """What is known of a running job beyond what is committed: losses and progress. Any thread may read it.
+
+    The thread that trains the job adds, and the journal's thread commits.
+    """
 
     def __init__(self, job: Job) -> None:
         self._lock = threading.Lock()
@@ -219,7 +222,9 @@ class Live:
     @property
     def iteration(self) -> int:
         """Iterations done."""
-        return self._committed + len(self._losses) // _FLOAT32_BYTES
+        # Not between the two halves of a commit, which would give fewer: the journal's entries count by this.
+        with self._lock:
+            return self._committed + len(self._losses) // _FLOAT32_BYTES
 
     def add(self, losses: NDArray[np.float32], progress: Progress | None) -> None:
         """Adds what was trained."""

@@ -24,7 +24,7 @@ from handgrad.server.storage import Storage
 log = logging.getLogger(__name__)
 
 MAX_PENDING: Final = 4
-"""Entries that may wait for the disk. A job that publishes faster than the disk writes waits for it."""
+"""Entries that may wait for the disk before a thread that trains waits for it; each may then add some."""
 
 SECONDS_BETWEEN_TRIES: Final = 0.5
 
@@ -61,7 +61,7 @@ class Entry:
 
 
 class Journal:
-    """Writes entries. `put` and `flush` are for the device's thread."""
+    """Writes entries. `put` and `flush` may be called by every thread that trains; a job's entries come from one."""
 
     def __init__(self, storage: Storage, jobs: Jobs, models: Models, failed: Callable[[], None]) -> None:
         """Takes what it writes to, and a function to call whenever the disk fails."""
@@ -101,7 +101,7 @@ class Journal:
             self._changed.notify_all()
 
     def flush(self, meanwhile: Callable[[], None]) -> None:
-        """Waits until everything is written."""
+        """Waits until everything is written, that of other threads too."""
         self._wait(1, meanwhile)
 
     def _wait(self, room: int, meanwhile: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from contextvars import ContextVar
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 NO_ID: Final = "-"
 request_id: ContextVar[str] = ContextVar("request_id", default=NO_ID)
@@ -24,7 +24,7 @@ def set_up(log_format: Literal["text", "json"], level: int) -> None:
     """Sends the log of this process to standard error."""
     handler = logging.StreamHandler()
     handler.addFilter(_add_id)
-    handler.setFormatter(Json() if log_format == "json" else _text())
+    handler.setFormatter(Json() if log_format == "json" else Text())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Which backends jax tried and did not find is not this server's news.
     logging.getLogger("jax").setLevel(logging.WARNING)
@@ -47,8 +47,30 @@ class Json(logging.Formatter):
         return json.dumps(line)
 
 
-def _text() -> logging.Formatter:
-    return logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s")
+class Text(logging.Formatter):
+    """One line of text for each record, then the traceback if there is one.
+
+    What callers send may be a part of both: whatever a terminal would take for a command, or for a line's end, is
+    escaped.
+    """
+
+    def __init__(self) -> None:
+        """Sets what a line has."""
+        super().__init__("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as logging has it
+        """Returns the line."""
+        return _printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - as logging has it
+        """Returns the traceback, on lines of its own."""
+        return "\n".join(map(_printable, super().formatException(ei).split("\n")))
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _add_id(record: logging.LogRecord) -> bool:

@@ -1,6 +1,7 @@
 """Prometheus metrics, over HTTP: https://prometheus.io/docs/instrumenting/exposition_formats/."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
@@ -9,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from handgrad.core.errors import InvalidInputError
-from handgrad.server.settings import split_address
+from handgrad.server.settings import join_address, split_address
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,12 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._children: dict[tuple[int | str, ...], Any] = {}
         self._iterations = Counter("handgrad_iterations", "Iterations trained.", registry=self.registry)
-        self._rate = Gauge("handgrad_iterations_per_second", "Of the running job.", registry=self.registry)
-        self._loss = Gauge("handgrad_loss", "Newest loss of the running job, in nats.", registry=self.registry)
+        self._lock = threading.Lock()
+        self._rates: dict[str, float] = {}
+        self._rate = Gauge("handgrad_iterations_per_second", "Of all running jobs together.", registry=self.registry)
+        self._loss = Gauge(
+            "handgrad_loss", "Of the newest iterations of whichever job trained last.", registry=self.registry
+        )
         self._versions = Counter("handgrad_versions_published", "Versions published.", registry=self.registry)
         self._failures = Counter("handgrad_storage_errors", "Writes that the disk refused.", registry=self.registry)
         self._calls = Counter("handgrad_rpcs", "Calls that ended.", ["method", "code"], registry=self.registry)
@@ -39,15 +44,19 @@ class Metrics:
         """Takes the function that gives the number of jobs in each state, called at each scrape."""
         self.registry.register(_Jobs(counts))
 
-    def trained(self, iterations: int, rate: float, loss: float) -> None:
-        """Counts iterations, and takes the iterations a second and the newest loss."""
+    def trained(self, job: str, iterations: int, rate: float, loss: float) -> None:
+        """Counts iterations of a job, and takes its iterations a second and its newest loss."""
         self._iterations.inc(iterations)
-        self._rate.set(rate)
         self._loss.set(loss)
+        with self._lock:
+            self._rates[job] = rate
+            self._rate.set(sum(self._rates.values()))
 
-    def idle(self) -> None:
-        """Takes note that no job runs."""
-        self._rate.set(0)
+    def paused(self, job: str) -> None:
+        """Takes note that a job does not run any more, or not now; others may."""
+        with self._lock:
+            self._rates.pop(job, None)
+            self._rate.set(sum(self._rates.values()))
 
     def published(self) -> None:
         """Counts a version."""
@@ -83,9 +92,11 @@ class Metrics:
         host, port = split_address(address, "metrics_address")
         try:
             server, thread = start_http_server(port, host, self.registry)
-        except OSError as error:
-            raise InvalidInputError("metrics_address", f"cannot listen on {address}: {error.strerror}") from error
-        log.info("metrics on http://%s:%d/metrics", host, server.server_port)
+        except (OSError, UnicodeError) as error:
+            # A UnicodeError: a name that is too long to be looked up.
+            told = getattr(error, "strerror", error)
+            raise InvalidInputError("metrics_address", f"cannot listen on {address}: {told}") from error
+        log.info("metrics on http://%s/metrics", join_address(host, server.server_port))
 
         def stop() -> None:
             server.shutdown()

@@ -139,7 +139,7 @@ def plan(
     return JobRequest(
         *(settings.model, settings.dataset, network, config, data.train_images, signature),
         continue_optimizer=settings.continue_optimizer,
-        notes=tuple(notes),
+        notes=(*notes, *data.notes),
     )
 
 

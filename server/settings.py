@@ -2,6 +2,7 @@
 
 import ipaddress
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -12,6 +13,10 @@ from handgrad.core.errors import InvalidInputError
 LogFormat = Literal["text", "json"]
 
 MAX_PORT: Final = 65_535
+_ADDRESS = re.compile(
+    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?)\]|(?P<name>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})"
+)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FOR_THIS_MACHINE = "127.0.0.1, ::1 or localhost"
 
 
@@ -90,17 +95,42 @@ class Settings:
 
 
 def split_address(address: str, field: str) -> tuple[str, int]:
-    """Gives host and port of "HOST:PORT"; an InvalidInputError for `field` where it is none."""
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:
-        raise InvalidInputError(field, f"HOST:PORT, with a port from 0 to {MAX_PORT}; got {address!r}")
-    return host, int(port)
+    """Returns host and port of "HOST:PORT"; an IPv6 address stands in brackets, and is returned without.
+
+    Raises:
+        InvalidInputError: It is anything else; its field is `field`.
+    """
+    parts = _ADDRESS.fullmatch(address)
+    if parts is None or int(parts["port"]) > MAX_PORT or (parts["ipv6"] and not _is_ipv6(parts["ipv6"])):
+        raise InvalidInputError(field, f"HOST:PORT, {_lacking(address)}; got {address!r:.100}")
+    return parts["ipv6"] or parts["name"], int(parts["port"])
+
+
+def join_address(host: str, port: int) -> str:
+    """Returns "HOST:PORT", with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _lacking(address: str) -> str:
+    if scheme := _SCHEME.match(address):
+        return f"without {scheme[0]}"
+    if _is_ipv6(address) or _is_ipv6(address.rpartition(":")[0]):
+        return "an IPv6 address in brackets"
+    return f"with a port from 0 to {MAX_PORT}"
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:
-    """Says whether a host is this machine alone."""
+    """Says whether a host is this machine alone: an IP address that is loopback, or, of all names, `localhost`."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        found = ipaddress.ip_address(host)
     except ValueError:
         return host == "localhost"
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback

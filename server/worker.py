@@ -1,4 +1,9 @@
-"""The one thread that owns the device: it runs the jobs in turn, and small calls between a job's chunks."""
+"""The threads that use the device: they train the jobs in turn, and run small calls between a job's chunks.
+
+The device's thread runs one job or one sweep at a time. On a CPU it has lanes train a sweep's members, a thread for
+each core, and meanwhile runs calls itself. Whatever both use is safe for several threads. Gradients are checked
+elsewhere: by the thread of the call that asks (see `certificates`).
+"""
 
 import logging
 import os
@@ -8,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -42,10 +47,11 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Runs jobs and calls on a thread of its own.
+    """Runs jobs and calls on threads of its own.
 
-    `submit` and `call` may be called by any thread. A call waits for at most one chunk of the running job, which takes
-    a few hundredths of a second.
+    What has no underscore may be called by any thread. A call waits for at most one chunk of the running job, which
+    takes a few hundredths of a second. What has one is for the device's thread; from `_run_together` on, and
+    `_run_calls`, for a sweep's lanes too: each lane has jobs of its own, whose state no other lane touches.
     """
 
     def __init__(
@@ -58,8 +64,8 @@ class Worker:
         *,
         snapshot_seconds: float,
         storage_failed: Callable[[], None] = lambda: None,
-        trained: Callable[[int, float, float], None] = lambda *_: None,
-        idle: Callable[[], None] = lambda: None,
+        trained: Callable[[str, int, float, float], None] = lambda *_: None,
+        paused: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Takes what it works with.
 
@@ -71,8 +77,9 @@ class Worker:
             datasets: Their data sets.
             snapshot_seconds: From one snapshot of a running job to the next; publications are snapshots too.
             storage_failed: Called whenever the disk fails.
-            trained: Called after each chunk with its iterations, the iterations a second, and the newest loss.
-            idle: Called when a job has ended.
+            trained: Called after each chunk of a job with the job's name, the chunk's iterations, the iterations a
+                second, and the newest loss.
+            paused: Called with a job's name when it has ended, or waits until it is taken up again.
         """
         self._storage = storage
         self._jobs = jobs
@@ -81,11 +88,12 @@ class Worker:
         self._datasets = datasets
         self._snapshot_seconds = snapshot_seconds
         self._trained = trained
-        self._idle = idle
+        self._paused_training = paused
         self._journal = Journal(storage, jobs, models, storage_failed)
         self._wake = threading.Condition()
         self._look = True
         self._paused: set[str] = set()
+        """Jobs that wait until their sweep's others are as far. A lane looks for, adds and takes out its own jobs."""
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
@@ -141,7 +149,10 @@ class Worker:
             self._wake.notify()
 
     def call(self, function: Callable[[], T]) -> T:
-        """Runs a function on the device's thread, and gives what it returns or raises."""
+        """Runs a function on a thread that uses the device, between two chunks; returns or raises what it does.
+
+        While a sweep's lanes train, several functions may run at once.
+        """
         future: Future[T] = Future()
         with self._wake:
             if self._stopping:
@@ -215,10 +226,12 @@ class Worker:
         waiting = deque(groups)
 
         def lane() -> None:
-            while waiting and not self._stopping:
-                with suppress(IndexError):
+            while not self._stopping:
+                try:
                     group = waiting.popleft()
-                    self._run_together(group.jobs, group.networks, epochs)
+                except IndexError:
+                    return
+                self._run_together(group.jobs, group.networks, epochs)
 
         lanes = LANES if jax.default_backend() == "cpu" else 1
         with ThreadPoolExecutor(lanes, thread_name_prefix="lane") as pool:
@@ -248,7 +261,9 @@ class Worker:
         for _, alike in sorted(at.items()):
             with self._failing(*(run for run, _ in alike)):
                 self._train(alike, networks, epochs)
-        self._idle()
+            # Those that wait for others have not ended.
+            for run, _ in alike:
+                self._paused_training(run.job.name)
 
     def _begin(self, jobs: Sequence[Job]) -> list[Run]:
         """Records that jobs run; leaves out those that have ended or end here."""
@@ -301,6 +316,7 @@ class Worker:
         best = run.best if state is JobState.SUCCEEDED and run.job.request.config.keep_best else None
         run.is_over = True
         self._journal.put([run.entry(draft=best, publish=best is not None, end=(state, error))], self._run_calls)
+        self._paused_training(run.job.name)
         log.info("%s %s after %d iterations. %s", run.job.name, state.value, run.live.iteration, error)
 
     def _train(self, alike: Sequence[tuple[Run, Start]], networks: int, epochs: int) -> None:
@@ -353,7 +369,7 @@ class Worker:
         if problem := run.take(chunk, rate):
             raise self._diverged(run.job, problem)
         loss = float(chunk.losses[-1])
-        self._trained(len(chunk.losses), rate, loss)
+        self._trained(run.job.name, len(chunk.losses), rate, loss)
         epoch = epoch_of(run, chunk, pause.seconds, validation)
         if not (pause.publishes or pause.snapshots):
             return []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from handgrad.client.cli import options
+from handgrad.client.cli import events, options
 from handgrad.client.cli.output import Output
 from handgrad.client.client import Evaluation, Split, connect
 from handgrad.client.signature import Transform, loss_told
@@ -55,17 +55,7 @@ def tell_evaluation(evaluation: Evaluation, split: Split, output: Output) -> Non
         output.note(note)
     measured = loss_told(evaluation.loss_name, evaluation.loss)
     output.say(f"{split} accuracy {evaluation.accuracy:.4f}, {measured} ({evaluation.images:,} images)")
-    output.emit(
-        "evaluation",
-        split=split,
-        model=evaluation.version.model,
-        version=evaluation.version.version,
-        loss=evaluation.loss,
-        loss_name=evaluation.loss_name,
-        accuracy=evaluation.accuracy,
-        images=evaluation.images,
-        confusion=evaluation.confusion.tolist(),
-    )
+    output.emit(events.evaluation(evaluation, split))
 
 
 def _confusion_table(evaluation: Evaluation) -> str:

@@ -4,18 +4,13 @@ import time
 
 import click
 
-from handgrad.client.cli import options
+from handgrad.client.cli import events, options
+from handgrad.client.cli.events import state_of
 from handgrad.client.cli.output import Output
 from handgrad.client.cli.train import watch_events
 from handgrad.client.client import State
-from handgrad.v1 import job_pb2
 
 STATES: tuple[State, ...] = ("queued", "running", "succeeded", "failed", "cancelled")
-
-
-def state_of(job: job_pb2.Job) -> str:
-    """Gives a job's state as a word."""
-    return job_pb2.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
 
 
 @click.command()
@@ -36,7 +31,7 @@ def jobs(
             rows.append(
                 [
                     job.job,
-                    state_of(job),
+                    state_of(job.state),
                     f"{job.iteration:,} / {job.iterations:,}",
                     job.model,
                     job.dataset,
@@ -45,20 +40,7 @@ def jobs(
                     job.error,
                 ]
             )
-            output.emit(
-                "job",
-                job=job.job,
-                state=state_of(job),
-                iteration=job.iteration,
-                iterations=job.iterations,
-                model=job.model,
-                version=job.version,
-                params_sha256=job.params_sha256,
-                dataset=job.dataset,
-                client=job.client,
-                resumes=job.resumes,
-                error=job.error,
-            )
+            output.emit(events.job(job))
     output.table(["job", "state", "iterations", "model", "data set", "client", "created", "error"], rows)
 
 
@@ -74,8 +56,8 @@ def watch(*, job: str, server: str | None, json_lines: bool) -> None:
         failure = watch_events(watched, output, cancel=False)
         if failure:
             raise failure
-        output.say(f"{job} {state_of(watched.info)}: model {watched.model} version {watched.info.version}")
-        output.emit("done", job=job, model=watched.model, version=watched.info.version)
+        output.say(f"{job} {state_of(watched.info.state)}: model {watched.model} version {watched.info.version}")
+        output.emit(events.done(watched.info))
 
 
 @click.command()
@@ -88,5 +70,5 @@ def cancel(*, job: str, server: str | None, json_lines: bool) -> None:
     with options.connect_to_server(server) as hg:
         found = hg.cancel_job(job)
     ended = found.HasField("end_time")
-    output.say(f"{job} {state_of(found)}" if ended else f"{job} stops at its next pause")
-    output.emit("cancel", job=job, state=state_of(found))
+    output.say(f"{job} {state_of(found.state)}" if ended else f"{job} stops at its next pause")
+    output.emit(events.cancel(found))

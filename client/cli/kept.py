@@ -5,9 +5,10 @@ from pathlib import Path
 
 import click
 
-from handgrad.client.cli import options
+from handgrad.client.cli import events, options
 from handgrad.client.cli.output import Output
 from handgrad.client.network import title
+from handgrad.client.text import printable
 from handgrad.v1 import dataset_pb2, params_pb2
 
 
@@ -36,16 +37,7 @@ def models(*, server: str | None, delete: str | None, json_lines: bool) -> None:
                     model.job,
                 ]
             )
-            output.emit(
-                "model",
-                model=model.model,
-                network=title(model.network),
-                version=newest.version,
-                params_sha256=newest.params_sha256,
-                loss=newest.loss if newest.HasField("loss") else None,
-                versions=list(model.versions),
-                job=model.job,
-            )
+            output.emit(events.model(model))
     output.table(["model", "network", "version", "loss", "size", "job"], rows)
 
 
@@ -75,17 +67,7 @@ def checkpoints(*, server: str | None, delete: str | None, json_lines: bool) -> 
                     saved.params_sha256[:12],
                 ]
             )
-            output.emit(
-                "checkpoint",
-                checkpoint=saved.checkpoint,
-                network=title(saved.network),
-                model=saved.model,
-                version=saved.version,
-                params_sha256=saved.params_sha256,
-                optimizer_state=saved.optimizer_state,
-                certified=saved.certificate.passed if saved.HasField("certificate") else None,
-                size_bytes=saved.size_bytes,
-            )
+            output.emit(events.checkpoint(saved))
     output.table(
         ["checkpoint", "network", "saved from", "size", "optimizer state", "gradients", "saved", "SHA-256"], rows
     )
@@ -116,7 +98,7 @@ def datasets(*, server: str | None, delete: str | None, json_lines: bool) -> Non
                     dataset.sha256[:12],
                 ]
             )
-            _emit_dataset(output, dataset)
+            output.emit(events.dataset(dataset))
     output.table(["data set", "train", "test", "image", "classes", "size", "SHA-256"], rows)
 
 
@@ -134,10 +116,11 @@ def upload(*, path: Path, name: str, server: str | None, json_lines: bool) -> No
     output = Output(json_lines=json_lines)
     with options.connect_to_server(server) as hg:
         if output.is_terminal():
-            from rich.progress import Progress  # noqa: PLC0415 - a pipe needs none of it
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415 - a pipe needs none
 
-            with Progress(console=output.console()) as bars:
-                bar = bars.add_task(f"uploading {path.name}")
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
+            with Progress(*columns, console=output.console()) as bars:
+                bar = bars.add_task(f"uploading {printable(path.name)}")
                 dataset = hg.upload_dataset(
                     path, name, progress=lambda sent, total: bars.update(bar, completed=sent, total=total)
                 )
@@ -147,25 +130,12 @@ def upload(*, path: Path, name: str, server: str | None, json_lines: bool) -> No
         f"data set {dataset.dataset}: {dataset.train_images:,} training and {dataset.test_images:,} test images of "
         f"{_shape(dataset)}, {dataset.classes} classes"
     )
-    _emit_dataset(output, dataset)
-
-
-def _emit_dataset(output: Output, dataset: dataset_pb2.Dataset) -> None:
-    output.emit(
-        "dataset",
-        dataset=dataset.dataset,
-        train_images=dataset.train_images,
-        test_images=dataset.test_images,
-        image_shape=list(dataset.image_shape),
-        classes=dataset.classes,
-        sha256=dataset.sha256,
-        size_bytes=dataset.size_bytes,
-    )
+    output.emit(events.dataset(dataset))
 
 
 def _tell_deleted(output: Output, what: str, name: str) -> None:
     output.say(f"{what} {name} is deleted")
-    output.emit("deleted", name=name)
+    output.emit(events.deleted(name))
 
 
 def _shape(dataset: dataset_pb2.Dataset) -> str:

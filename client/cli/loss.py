@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from handgrad.client.cli import options
+from handgrad.client.cli import events, options
 from handgrad.client.cli.output import Output
-from handgrad.client.cli.progress import epoch_line, epoch_values
+from handgrad.client.cli.progress import epoch_line
 from handgrad.client.plot import plot_losses
 
 
@@ -38,14 +38,14 @@ def loss(
         reply = hg.get_loss(job, limit=1)
     for epoch in reply.epochs:
         output.say(epoch_line(reply.job, epoch))
-        output.emit("epoch", **epoch_values(epoch))
+        output.emit(events.epoch(epoch))
     if iterations:
         for iteration, value in enumerate(losses.tolist(), start=skip + 1):
             if not json_lines:
                 output.say(f"{iteration}\t{value}")
-            output.emit("iteration", iteration=iteration, loss=value)
+            output.emit(events.iteration(iteration, value))
     if plot:
         per_epoch = reply.job.iterations_per_epoch
         plot_losses(plot, losses, reply.epochs, iterations_per_epoch=per_epoch, skip=skip, loss=reply.job.config.loss)
         output.say(f"plot: {plot}")
-        output.emit("plot", file=str(plot))
+        output.emit(events.plot(plot))

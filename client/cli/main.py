@@ -1,10 +1,13 @@
 """`handgrad`: the commands together, and what each exit status means."""
 
+import io
 import sys
+from contextlib import suppress
 
 import click
 
 from handgrad import __version__
+from handgrad.client.cli import streams
 from handgrad.client.cli.completion import completion
 from handgrad.client.cli.evaluate import evaluate
 from handgrad.client.cli.jobs import cancel, jobs, watch
@@ -17,7 +20,9 @@ from handgrad.client.cli.serve import serve
 from handgrad.client.cli.sweep import sweep, sweeps
 from handgrad.client.cli.train import train
 from handgrad.client.errors import HandgradError, InvalidArgumentError
+from handgrad.client.text import printable
 
+DONE = 0
 FAILED = 1
 BAD_USAGE = 2
 
@@ -47,22 +52,33 @@ for command in COMMANDS:
 
 def main() -> None:
     """Runs a command, and exits with its status."""
+    streams.prepare()
     try:
-        # A command that found something wrong gives its exit status; the others give nothing.
-        sys.exit(cli.main(standalone_mode=False))
+        sys.exit(_status())
+    finally:
+        streams.finish()
+
+
+def _status() -> int:
+    try:
+        # A command that found something wrong gives its exit status; the others give nothing. Where the reader of what
+        # is said goes away, as `head` does, click itself exits with 1.
+        return int(cli.main(standalone_mode=False) or DONE)
     except click.ClickException as error:
-        error.show()
-        sys.exit(BAD_USAGE)
+        told = io.StringIO()
+        error.show(told)
+        return _end(told.getvalue().rstrip("\n"), BAD_USAGE)
     except InvalidArgumentError as error:
-        _complain(error)
-        sys.exit(BAD_USAGE)
+        return _end(f"handgrad: {error}", BAD_USAGE)
     except (HandgradError, OSError) as error:
-        _complain(error)
-        sys.exit(FAILED)
+        return _end(f"handgrad: {error}", FAILED)
     except (click.Abort, KeyboardInterrupt):
-        _complain("stopped")
-        sys.exit(FAILED)
+        return _end("handgrad: stopped", FAILED)
 
 
-def _complain(problem: object) -> None:
-    click.echo(f"handgrad: {problem}", err=True)
+def _end(problem: str, status: int) -> int:
+    """Says what is wrong, if somebody listens; returns the exit status."""
+    with suppress(OSError):
+        # Named, for click would write UTF-8 to a terminal that takes ASCII.
+        click.echo(printable(problem, keep="\n\t"), file=sys.stderr)
+    return status

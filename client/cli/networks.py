@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import click
 
-from handgrad.client.cli import options
+from handgrad.client.cli import events, options
 from handgrad.client.cli.output import Output
 from handgrad.client.client import connect
 from handgrad.client.errors import InvalidArgumentError, NotFoundError
@@ -41,18 +41,10 @@ def _tell_network(found: pb.DescribeNetworkResponse, output: Output) -> None:
     for layer in found.layers:
         before, after = _shape(layer.input_shape), _shape(layer.output_shape)
         rows.append([layer.position, layer.kind, before, after, f"{layer.parameters:,}", f"{layer.flops:,}"])
-        output.emit(
-            "layer",
-            position=layer.position,
-            kind=layer.kind,
-            input_shape=list(layer.input_shape),
-            output_shape=list(layer.output_shape),
-            parameters=layer.parameters,
-            flops=layer.flops,
-        )
+        output.emit(events.layer(layer))
     output.table(["layer", "kind", "input", "output", "parameters", "FLOPs"], rows)
     output.say(f"{title(found.network)}: {found.parameters:,} parameters, {found.flops:,} FLOPs an image, forward")
-    output.emit("network", network=title(found.network), parameters=found.parameters, flops=found.flops)
+    output.emit(events.network(found))
 
 
 @click.command()
@@ -139,18 +131,7 @@ def _tell_certificate(found: certificate_pb2.Certificate, output: Output) -> Non
         )
         verdict = "ok" if check.passed else "WRONG"
         rows.append([check.part, check.name, _shape(check.shape), *(f"{error:.0e}" for error in errors), verdict])
-        output.emit(
-            "check",
-            part=check.part,
-            array=check.name,
-            shape=list(check.shape),
-            passed=check.passed,
-            autodiff_max=check.autodiff_max,
-            autodiff_typical=check.autodiff_typical,
-            differences_max=check.differences_max,
-            float32_max=check.float32_max,
-            float32_typical=check.float32_typical,
-        )
+        output.emit(events.check(check))
     headers = ["part", "array", "shape", "autodiff", "typical", "differences", "float32", "typical", "verdict"]
     output.table(headers, rows)
     wrong = sum(not check.passed for check in found.checks)
@@ -160,7 +141,7 @@ def _tell_certificate(found: certificate_pb2.Certificate, output: Output) -> Non
         f"{found.autodiff_tolerance:.0e}) and central differences ({found.differences_tolerance:.0e}), float32 against "
         f"float64 ({found.float32_tolerance:.0e}); data {found.data}, seed {found.seed}"
     )
-    output.emit("certificate", passed=found.passed, checks=len(found.checks), data=found.data, seed=found.seed)
+    output.emit(events.certificate(found))
 
 
 def _shape(lengths: Iterable[int]) -> str:

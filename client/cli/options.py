@@ -10,6 +10,7 @@ import numpy as np
 from handgrad.client.cli.output import Output
 from handgrad.client.client import Client, connect
 from handgrad.client.errors import InvalidArgumentError
+from handgrad.client.files import check_place
 from handgrad.client.params import check_ending
 from handgrad.client.plot import check_plot
 from handgrad.client.signature import Transform
@@ -99,12 +100,9 @@ class OutputFile(click.ParamType[Path]):
         path = Path(value)
         try:
             self._check(path)
+            check_place(path)
         except InvalidArgumentError as error:
             self.fail(str(error), param, ctx)
-        if not path.parent.is_dir():
-            self.fail(f"there is no folder {path.parent}", param, ctx)
-        if path.is_dir():
-            self.fail(f"{path} is a folder", param, ctx)
         return path
 
 
@@ -183,6 +181,25 @@ class Widths(click.ParamType[tuple[int, ...]]):
             self.fail(
                 f"widths are numbers with commas between them, such as 300,100, or none; got {value!r}", param, ctx
             )
+
+
+class Shape(click.ParamType[tuple[int, int, int]]):
+    """Rows, columns and channels of an image: "28x28", "32x32x3"."""
+
+    name = "shape"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
+        """Returns the three lengths, or fails."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            rows, columns, *channels = (int(length) for length in str(value).split("x"))
+            (depth,) = channels or [1]
+        except ValueError:
+            self.fail(f"rows and columns, such as 28x28, and channels, such as 32x32x3; got {value!r}", param, ctx)
+        if min(rows, columns, depth) < 1:
+            self.fail(f"lengths of 1 or more; got {value!r}", param, ctx)
+        return rows, columns, depth
 
 
 parameter_file = OutputFile(check_ending)

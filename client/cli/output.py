@@ -4,9 +4,13 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+
+from handgrad.client.cli import events
+from handgrad.client.cli.events import Event
+from handgrad.client.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,24 +25,26 @@ class Output:
         self.stream = sys.stderr if json_lines else sys.stdout
 
     def say(self, text: str) -> None:
-        """Tells a person something."""
-        click.echo(text, file=self.stream)
+        """Tells a person something; what a terminal would take for a command is escaped."""
+        click.echo(printable(text, keep="\n\t"), file=self.stream)
 
-    def emit(self, event: str, **values: Any) -> None:
+    def emit(self, event: Event) -> None:
         """Tells a program something, if one listens. A number that JSON does not have, NaN or infinity, is null."""
         if self.json_lines:
-            told = {name: None if _is_no_number(value) else value for name, value in values.items()}
-            click.echo(json.dumps({"event": event, **told}, allow_nan=False))
+            told = {name: None if _is_no_number(value) else value for name, value in event.items()}
+            click.echo(json.dumps(told, allow_nan=False))
 
     def note(self, text: str) -> None:
         """Tells a person, on stderr, and a program what was assumed or looks wrong."""
-        click.echo(f"note: {text}", err=True)
-        self.emit("note", text=text)
+        click.echo(f"note: {printable(text)}", file=sys.stderr)
+        self.emit(events.note(text))
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Shows rows under headers: as a table with lines on a terminal, with spaces between the columns in a pipe."""
         if self.json_lines:
             return
+        # A line end in a cell would begin a row.
+        rows = [[printable(cell) for cell in row] for row in rows]
         if self.is_terminal():
             from rich.table import Table  # noqa: PLC0415 - as below
 
@@ -61,10 +67,10 @@ class Output:
         return self.stream.isatty()
 
     def console(self) -> "Console":
-        """Gives the terminal that `say` writes to."""
+        """Returns the terminal that `say` writes to. It takes text for text: no [markup] and no :emoji: in it."""
         from rich.console import Console  # noqa: PLC0415 - it takes a while to import, and a pipe needs none
 
-        return Console(file=self.stream, highlight=False)
+        return Console(file=self.stream, highlight=False, markup=False, emoji=False)
 
 
 def _is_no_number(value: object) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from handgrad.client.cli import options
+from handgrad.client.cli import events, options
 from handgrad.client.cli.output import Output
 from handgrad.v1 import params_pb2, training_service_pb2
 
@@ -23,7 +23,7 @@ def params(*, model: str, file: Path, server: str | None, version: int, json_lin
     fetched.save(file)
     found = fetched.version
     output.say(f"{model} version {found.version}, after {found.iteration:,} iterations: {file}")
-    output.emit("params", model=model, version=found.version, params_sha256=found.params_sha256, file=str(file))
+    output.emit(events.save(file, found))
 
 
 @click.command()
@@ -39,7 +39,7 @@ def save(*, model: str, checkpoint: str, server: str | None, version: int, json_
         saved = hg.save_params(model, checkpoint, version)
     output.say(f"{model} saved as checkpoint {checkpoint}, SHA-256 {saved.params_sha256}")
     output.say(_verdict(saved))
-    output.emit("save", checkpoint=checkpoint, params_sha256=saved.params_sha256, certified=_certified(saved))
+    output.emit(events.checkpoint(saved))
 
 
 @click.command()
@@ -56,17 +56,7 @@ def load(*, checkpoint: str, model: str, with_optimizer_state: bool, server: str
     version = loaded.params_version
     output.say(f"checkpoint {checkpoint} is model {version.model} version {version.version}")
     output.say(_verdict(loaded))
-    output.emit(
-        "load",
-        model=version.model,
-        version=version.version,
-        params_sha256=version.params_sha256,
-        certified=_certified(loaded),
-    )
-
-
-def _certified(kept: params_pb2.Checkpoint | training_service_pb2.LoadParamsResponse) -> bool | None:
-    return kept.certificate.passed if kept.HasField("certificate") else None
+    output.emit(events.load(loaded))
 
 
 def _verdict(kept: params_pb2.Checkpoint | training_service_pb2.LoadParamsResponse) -> str:

@@ -1,23 +1,30 @@
 """`handgrad predict`: what a model takes images for."""
 
-import gzip
-import math
-from importlib import resources
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from handgrad.client.cli import options
+from handgrad.client.cli import events, options
 from handgrad.client.cli.output import Output
-from handgrad.client.client import Client
+from handgrad.client.client import Client, Prediction
 from handgrad.client.errors import InvalidArgumentError
-from handgrad.client.network import inputs_of
-from handgrad.client.upload import FORMATS
+from handgrad.client.signature import takes
+from handgrad.v1 import signature_pb2, tensor_pb2
 
-_HEADER_BYTES = 16
 SHOWN_CLASSES = 3
+_HIGHEST_BYTE: Final = 255
+
+
+@dataclass(frozen=True)
+class Named:
+    """An image as the model takes it, and what a person calls it."""
+
+    name: str
+    numbers: NDArray[Any]
 
 
 @click.command()
@@ -25,6 +32,12 @@ SHOWN_CLASSES = 3
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--index", "indices", type=int, multiple=True, metavar="N", help="The Nth test image, from 0.")
 @click.option("--invert", is_flag=True, help="Swap black and white: MNIST's digits are white on black.")
+@click.option(
+    "--shape",
+    type=options.Shape(),
+    metavar="RxC[x3]",
+    help="Rows, columns and channels of a picture, where the model knows only how many numbers it takes.",
+)
 @options.data
 @options.version
 @options.server_needed
@@ -35,6 +48,7 @@ def predict(
     files: tuple[Path, ...],
     indices: tuple[int, ...],
     invert: bool,
+    shape: tuple[int, int, int] | None,
     data: Path | None,
     version: int,
     server: str | None,
@@ -42,61 +56,105 @@ def predict(
 ) -> None:
     """Tell what MODEL takes images for: FILES (PNG or any other kind), or images of the test split.
 
-    An image is turned grey and to the size that the network takes.
+    A picture is brought to the shape that the model takes, its sides in their ratio; the digit or thing should fill it.
     """
     if not files and not indices:
         raise click.UsageError("name an image: FILE ..., or --index N")
     output = Output(json_lines=json_lines)
     with options.connect_to_server(server) as hg:
-        inputs = inputs_of(hg.get_params(model, version).version.network)
-        named = {str(file): _read_image(file, inputs, invert=invert) for file in files}
-        tests = _test_images(data) if indices else np.empty((0, 0), np.uint8)
-        for index in indices:
-            if not 0 <= index < len(tests):
-                raise click.BadParameter(f"from 0 to {len(tests) - 1}; got {index}", param_hint="--index")
-            named[f"test image {index}"] = tests[index]
-        _tell(hg, model, version, named, output)
+        found = hg.get_version(model, version)
+        named = [_picture(file, found.signature, shape, output, invert=invert) for file in files]
+        if named:
+            _tell(hg, model, found.version, named, output)
+        if indices:
+            dataset = hg.upload_dataset(data).dataset if data else "mnist"
+            examples, _ = hg.get_examples(dataset, indices)
+            tests = [Named(f"test image {index}", example) for index, example in zip(indices, examples, strict=True)]
+            _tell(hg, model, found.version, tests, output)
 
 
-def _tell(hg: Client, model: str, version: int, named: dict[str, NDArray[np.uint8]], output: Output) -> None:
-    prediction = hg.predict(model, np.stack(list(named.values())), version)
-    for name, label, probabilities in zip(named, prediction.labels, prediction.probabilities, strict=True):
-        best = np.argsort(-probabilities)[:SHOWN_CLASSES]
-        output.say(f"{name}: {label}   " + "  ".join(f"{k} {probabilities[k]:.1%}" for k in best))
-        output.emit(
-            "prediction",
-            image=name,
-            label=int(label),
-            probabilities=probabilities.tolist(),
-            model=model,
-            version=prediction.version.version,
-        )
+def _tell(hg: Client, model: str, version: int, named: list[Named], output: Output) -> None:
+    found = hg.predict(model, np.stack([each.numbers for each in named]), version)
+    for note in found.notes:
+        output.note(note)
+    for index, each in enumerate(named):
+        output.say(f"{each.name}: {_named(found, int(found.labels[index]))}   {_best(found, index)}")
+        output.emit(events.prediction(each.name, found, index))
 
 
-def _read_image(file: Path, inputs: int, *, invert: bool) -> NDArray[np.uint8]:
+def _best(found: Prediction, index: int) -> str:
+    """Returns the classes with the largest outputs, in words."""
+    outputs = found.outputs[index]
+    best = np.argsort(-outputs)[:SHOWN_CLASSES].tolist()
+    if found.kind == "probabilities":
+        return "  ".join(f"{_named(found, label)} {outputs[label]:.1%}" for label in best)
+    return "scores: " + "  ".join(f"{_named(found, label)} {outputs[label]:.3g}" for label in best)
+
+
+def _named(found: Prediction, label: int) -> str:
+    return found.class_name(label) or str(label)
+
+
+def _picture(
+    file: Path,
+    signature: signature_pb2.Signature,
+    shape: tuple[int, int, int] | None,
+    output: Output,
+    *,
+    invert: bool,
+) -> Named:
+    """Reads a picture as the model takes it, and says what a person should know of it.
+
+    Raises:
+        InvalidArgumentError: It is no picture, or the model takes none.
+    """
     # Imported here, for the other commands need none of it.
-    from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415
+    from handgrad.client.pictures import read_picture  # noqa: PLC0415
 
-    side = math.isqrt(inputs)
-    if side * side != inputs:
-        raise InvalidArgumentError(f"{file}: the network takes {inputs} numbers, which is no square image", str(file))
-    try:
-        with Image.open(file) as image:
-            grey = image.convert("L").resize((side, side))
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise InvalidArgumentError(f"{file}: not an image: {error}", str(file)) from error
-    return np.asarray(ImageOps.invert(grey) if invert else grey, np.uint8).reshape(-1)
+    inputs = signature.inputs
+    scale = _scale(inputs)
+    if scale is None:
+        raise InvalidArgumentError(
+            f"{file}: the model takes {takes(signature)}, and it cannot be known how these were made of a picture's 0 to "
+            "255; ask Client.predict with an array",
+            str(file),
+        )
+    mean = inputs.mean * _HIGHEST_BYTE / scale if inputs.HasField("mean") else None
+    picture = read_picture(file, _shape_of(inputs, shape), invert=invert, mean=mean)
+    for note in picture.notes:
+        output.note(note)
+    if inputs.data_type != tensor_pb2.DATA_TYPE_FLOAT32:
+        return Named(str(file), picture.pixels)
+    output.note(f"{file}: its numbers are brought to 0 to {scale:g}, as the model takes {takes(signature)}")
+    return Named(str(file), (picture.pixels * np.float32(scale / _HIGHEST_BYTE)).astype(np.float32))
 
 
-def _test_images(folder: Path | None) -> NDArray[np.uint8]:
-    """Reads the test images of a folder, or those that ship with the server; `[N, D]`."""
-    name = FORMATS[0][2]
-    if folder is None:
-        content = (resources.files("handgrad.core.mnist") / f"{name}.gz").read_bytes()
-    else:
-        plain = folder / name
-        content = plain.read_bytes() if plain.exists() else (folder / f"{name}.gz").read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        content = gzip.decompress(content)
-    count = int.from_bytes(content[4:8], "big")
-    return np.frombuffer(content, np.uint8, offset=_HEADER_BYTES).reshape(count, -1)
+def _scale(inputs: signature_pb2.InputSignature) -> float | None:
+    """Returns what white is to the model: 255 in bytes; None where that cannot be known."""
+    if inputs.data_type != tensor_pb2.DATA_TYPE_FLOAT32:
+        return _HIGHEST_BYTE
+    if not inputs.HasField("low") or inputs.low < 0:
+        return None
+    if 1 / 2 < inputs.high <= 1:
+        return 1.0
+    return _HIGHEST_BYTE if _HIGHEST_BYTE / 2 < inputs.high <= _HIGHEST_BYTE else None
+
+
+def _shape_of(inputs: signature_pb2.InputSignature, asked: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """Returns the rows, columns and channels of the model's images."""
+    shape = tuple(inputs.shape)
+    if len(shape) == 3:
+        if asked and asked != shape:
+            raise InvalidArgumentError(f"--shape: the model takes {'x'.join(map(str, shape))}", "shape")
+        return shape
+    if asked is None:
+        raise InvalidArgumentError(
+            f"the model takes {shape[0]} numbers, and it is not known of which rows and columns: name them, such as "
+            "--shape 28x28",
+            "shape",
+        )
+    if np.prod(asked) != shape[0]:
+        raise InvalidArgumentError(
+            f"--shape: the model takes {shape[0]} numbers; {'x'.join(map(str, asked))} are {np.prod(asked)}", "shape"
+        )
+    return asked

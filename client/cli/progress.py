@@ -44,14 +44,6 @@ def _validation(epoch: job_pb2.Epoch) -> str:
     return f"  validation loss {epoch.validation_loss:.4f}, accuracy {epoch.validation_accuracy:.4f}"
 
 
-def epoch_values(epoch: job_pb2.Epoch) -> dict[str, float]:
-    """Gives the sum of an epoch for a program."""
-    values: dict[str, float] = {"epoch": epoch.epoch, "mean_loss": epoch.mean_loss, "seconds": epoch.seconds}
-    if epoch.HasField("validation_loss"):
-        values |= {"validation_loss": epoch.validation_loss, "validation_accuracy": epoch.validation_accuracy}
-    return values
-
-
 class _Lines:
     def __init__(self, output: Output, job: job_pb2.Job) -> None:
         self._output = output
@@ -71,10 +63,10 @@ def _bars(output: Output, job: job_pb2.Job) -> Iterator[Display]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
     bars = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         console=output.console(),
     )

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from handgrad.client.cli import options
+from handgrad.client.cli import events, options
 from handgrad.client.cli.evaluate import tell_evaluation
-from handgrad.client.cli.jobs import state_of
+from handgrad.client.cli.events import state_of
 from handgrad.client.cli.output import Output
 from handgrad.client.client import Client, connect
 from handgrad.client.network import title
@@ -88,7 +88,7 @@ def sweep(
         members = len(started.info.members)
         told = ", ".join(f"{len(values)} values of {name}" for name, values in axes.items()) or "as the preset"
         output.say(f"{started.name}: {members} networks on {started.info.dataset}: {told}")
-        output.emit("sweep", sweep=started.name, members=members, model=started.info.model)
+        output.emit(events.sweep(started.info))
         if detach:
             output.say(f"{started.name} is in the queue; `handgrad sweeps {started.name}` shows it")
             return
@@ -96,14 +96,18 @@ def sweep(
         _tell_members(started, show, output)
         if plot:
             _plot(started, plot, output)
+        if started.info.state != job_pb2.JOB_STATE_SUCCEEDED:
+            output.emit(events.sweep_without_best(started.info))
         info = started.wait()
         output.say(f"the best is model {info.model}, version {info.version}")
         if save:
-            started.params().save(save)
+            best = started.params()
+            best.save(save)
             output.say(f"parameter file: {save}")
-            output.emit("save", file=str(save))
-        tell_evaluation(hg.evaluate(info.model, info.version, dataset=dataset), "test", output)
-        output.emit("done", sweep=info.sweep, model=info.model, version=info.version)
+            output.emit(events.save(save, best.version))
+        evaluation = hg.evaluate(info.model, info.version, dataset=dataset)
+        tell_evaluation(evaluation, "test", output)
+        output.emit(events.sweep_done(info, evaluation.version))
 
 
 @click.command()
@@ -124,9 +128,9 @@ def sweeps(*, name: str, server: str | None, cancel: bool, plot: Path | None, sh
             return
         found = hg.sweep(name)
         if cancel:
-            found.cancel()
+            stopped = hg.cancel_sweep(name)
             output.say(f"{name} stops at its members' next pause")
-            output.emit("cancel", sweep=name)
+            output.emit(events.cancel_sweep(stopped))
             return
         output.say(_standing(found.info))
         _tell_members(found, show, output)
@@ -155,8 +159,10 @@ def _list(hg: Client, output: Output) -> None:
     rows: list[list[str]] = []
     for found in hg.list_sweeps():
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.create_time.seconds))
-        rows.append([found.sweep, _state(found.state), found.model, found.dataset, found.client, created, found.error])
-        output.emit("sweep", sweep=found.sweep, state=_state(found.state), model=found.model, version=found.version)
+        rows.append(
+            [found.sweep, state_of(found.state), found.model, found.dataset, found.client, created, found.error]
+        )
+        output.emit(events.sweep(found))
     output.table(["sweep", "state", "model", "data set", "client", "created", "error"], rows)
 
 
@@ -191,8 +197,11 @@ def _display(output: Output, info: sweep_pb2.Sweep) -> Iterator[Any]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    ends = (TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True, elapsed_when_finished=True))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    ends = (
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
     with Progress(*columns, *ends, console=output.console()) as bars:
         whole = bars.add_task("iterations", total=iterations, note="waiting for the device")
         networks = bars.add_task("networks", total=len(info.members), note="")
@@ -216,7 +225,7 @@ def _ended(info: sweep_pb2.Sweep) -> int:
 
 def _standing(info: sweep_pb2.Sweep) -> str:
     best = _best(info)
-    return f"{info.sweep} {_state(info.state)}: {_ended(info)} of {len(info.members)} ended" + (best and f", {best}")
+    return f"{info.sweep} {state_of(info.state)}: {_ended(info)} of {len(info.members)} ended" + (best and f", {best}")
 
 
 def _best(info: sweep_pb2.Sweep) -> str:
@@ -261,23 +270,11 @@ def _tell_members(found: Sweep, show: int, output: Output) -> None:
                 *numbers,
                 *(validation if info.ranked_by_validation else ()),
                 member.job,
-                _state(member.state),
+                state_of(member.state),
                 member.error,
             ]
         )
-        output.emit(
-            "member",
-            rank=member.rank or None,
-            job=member.job,
-            model=member.model,
-            state=_state(member.state),
-            settings={name.replace(" ", "_"): value for name, value in own.items()},
-            epochs=epoch.epoch,
-            mean_loss=epoch.mean_loss if has_epoch else None,
-            validation_loss=epoch.validation_loss if validated else None,
-            validation_accuracy=epoch.validation_accuracy if validated else None,
-            error=member.error,
-        )
+        output.emit(events.member(member, {name.replace(" ", "_"): value for name, value in own.items()}))
     measured = ["validation loss", "accuracy"] if info.ranked_by_validation else []
     output.table(["rank", *names, "epochs", "mean loss", *measured, "job", "state", "error"], rows[:show])
     if len(rows) > show:
@@ -290,8 +287,4 @@ def _plot(found: Sweep, file: Path, output: Output) -> None:
     best = next((_label(member) for member in ranked), "")
     plot_sweep(file, curves, best, by_validation=found.info.ranked_by_validation)
     output.say(f"plot: {file}")
-    output.emit("plot", file=str(file))
-
-
-def _state(state: job_pb2.JobState.ValueType) -> str:
-    return state_of(job_pb2.Job(state=state))
+    output.emit(events.plot(file))

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import click
 
-from handgrad.client.cli import options
+from handgrad.client.cli import events, options
 from handgrad.client.cli.evaluate import tell_evaluation
 from handgrad.client.cli.output import Output
-from handgrad.client.cli.progress import display, epoch_values
+from handgrad.client.cli.progress import display
 from handgrad.client.client import Client, connect
 from handgrad.client.errors import HandgradError, JobCancelledError, JobError
 from handgrad.client.job import Event, Job
@@ -103,7 +103,7 @@ def train(
         tell_evaluation(hg.evaluate(job.model, job.info.version, dataset=dataset), "test", output)
         if server:
             output.say(f"{job.name} trained model {job.model} to version {job.info.version}")
-        output.emit("done", **_end(job))
+        output.emit(events.done(job.info))
 
 
 def _check_detach(server: str | None, *, waits_for: object) -> None:
@@ -122,8 +122,8 @@ def watch_events(job: Job, output: Output, *, cancel: bool = True) -> JobError |
         cancel: Whether Ctrl-C cancels it; otherwise it ends the watching.
     """
     seconds = 0.0
-    with display(output, job.info) as shown, _events(job) as events:
-        while (event := events.get()) is not None:
+    with display(output, job.info) as shown, _events(job) as happened:
+        while (event := happened.get()) is not None:
             if isinstance(event, HandgradError):
                 raise event
             if isinstance(event, Interrupt):
@@ -133,16 +133,16 @@ def watch_events(job: Job, output: Output, *, cancel: bool = True) -> JobError |
             elif isinstance(event, job_pb2.Epoch):
                 seconds += event.seconds
                 shown.epoch(event)
-                output.emit("epoch", **epoch_values(event))
+                output.emit(events.epoch(event))
             elif isinstance(event, job_pb2.Progress):
                 shown.progress(event)
     try:
         job.wait()
     except JobCancelledError as error:
-        output.emit("cancelled", **_end(job), error=str(error))
+        output.emit(events.cancelled(job.info))
         return error
     except JobError as error:
-        output.emit("failed", **_end(job), error=str(error))
+        output.emit(events.failed(job.info))
         return error
     output.say(f"trained {job.info.iteration:,} iterations in {seconds:.2f} s")
     if job.info.best_epoch:
@@ -192,32 +192,11 @@ def _tell_job(job: Job, output: Output) -> None:
     output.say(
         f"training {title(config.network)} on {job.info.dataset}, {takes(job.info.signature)}: {config.epochs} epochs "
         f"of {job.info.iterations_per_epoch:,} iterations, batch size {config.batch_size}, "
-        f"{_optimizer(config)}, learning rate {config.learning_rate:g}, seed {config.seed}"
+        f"{events.optimizer_of(config)}, learning rate {config.learning_rate:g}, seed {config.seed}"
     )
     for note in job.info.notes:
         output.note(note)
-    output.emit(
-        "job",
-        job=job.name,
-        model=job.model,
-        dataset=job.info.dataset,
-        network=title(config.network),
-        epochs=config.epochs,
-        iterations=job.info.iterations,
-        batch_size=config.batch_size,
-        optimizer=_optimizer(config),
-        learning_rate=config.learning_rate,
-        seed=config.seed,
-    )
-
-
-def _optimizer(config: job_pb2.TrainConfig) -> str:
-    return "momentum" if config.optimizer == "sgd" and config.momentum else config.optimizer
-
-
-def _end(job: Job) -> dict[str, Any]:
-    info = job.info
-    return {"job": info.job, "model": info.model, "version": info.version, "params_sha256": info.params_sha256}
+    output.emit(events.job(job.info))
 
 
 def _keep(hg: Client, job: Job, plot: Path | None, save: Path | None, output: Output, *, interactive: bool) -> None:
@@ -238,13 +217,14 @@ def _plot(hg: Client, job: Job, file: Path, output: Output) -> None:
         loss=job.info.config.loss,
     )
     output.say(f"plot: {file}")
-    output.emit("plot", file=str(file))
+    output.emit(events.plot(file))
 
 
 def _save(job: Job, file: Path, output: Output) -> None:
-    job.params(job.info.version).save(file)
+    params = job.params(job.info.version)
+    params.save(file)
     output.say(f"parameter file: {file}")
-    output.emit("save", file=str(file))
+    output.emit(events.save(file, params.version))
 
 
 def _ask_for_params(hg: Client, model: str, output: Output) -> str:

@@ -3,6 +3,7 @@
 import importlib.util
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import IO, Any
 
 import matplotlib.figure
 import numpy as np
@@ -23,9 +24,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
     found: list[Axes] = []
     savefig = matplotlib.figure.Figure.savefig
 
-    def save(figure: matplotlib.figure.Figure, file: Path) -> None:
+    def save(figure: matplotlib.figure.Figure, file: IO[bytes], **keywords: Any) -> None:
         found.extend(figure.axes)
-        savefig(figure, file)
+        savefig(figure, file, **keywords)
 
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", save)
     return found

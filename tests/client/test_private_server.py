@@ -130,3 +130,18 @@ def test_one_that_does_not_start_is_told(
     monkeypatch.setenv("PATH", environment["PATH"])
     with pytest.raises(handgrad.UnavailableError, match=r"did not start \(exit status 3\): out of luck"):
         PrivateServer()
+
+
+def test_without_a_folder_that_can_be_written_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(handgrad.UnavailableError, match=r"no folder for its data: .*nowhere.* written in \$TMPDIR"):
+        PrivateServer()
+
+
+def test_what_is_wrong_with_the_connection_leaves_no_server_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(handgrad.InvalidArgumentError, match="a certificate and its key"):
+        handgrad.connect(certificate=tmp_path / "certificate")
+    assert list(tmp_path.iterdir()) == []

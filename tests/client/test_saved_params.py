@@ -53,7 +53,7 @@ def test_a_file_is_replaced(file: Path) -> None:
     assert list(file.parent.iterdir()) == [file]
 
 
-@pytest.mark.parametrize("function", ["fsync", "fchmod"])
+@pytest.mark.parametrize("function", ["fsync", "replace"])
 def test_what_fails_midway_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch, file: Path, function: str) -> None:
     def fail(*_: object) -> NoReturn:
         raise OSError("the disk is full")

@@ -45,8 +45,10 @@ def events(done: Done) -> list[dict[str, Any]]:
 
 
 def one_message(done: Done, status: int) -> str:
-    """Gives the one line that says what is wrong; click's own errors come with a line on the usage, and what was assumed is
-    told before."""
+    """Gives the one line that says what is wrong.
+
+    click's own errors come with a line on the usage, and what was assumed is told before.
+    """
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line and not line.startswith(("Usage:", "Try ", "note: "))]
@@ -63,7 +65,7 @@ def test_plain_lines_in_a_pipe(train: Run) -> None:
     assert all(re.fullmatch(r"epoch \d/3  mean loss \d\.\d{4}  \d+\.\d\d s  [\d,]+ iterations/s", e) for e in epochs)
     assert len(epochs) == 3
     assert trained.startswith("trained 21 iterations in ")
-    assert re.fullmatch(r"test accuracy \d\.\d{4}, loss \d+\.\d{4} \(20 images\)", accuracy)
+    assert re.fullmatch(r"test accuracy \d\.\d{4}, cross-entropy \d+\.\d{4} nats \(20 images\)", accuracy)
     assert last == "job-1 trained model digits to version 4"
 
 
@@ -73,12 +75,14 @@ def test_json_lines_for_programs(train: Run, tmp_path: Path) -> None:
     assert [event["event"] for event in found] == ["job", "epoch", "epoch", "plot", "save", "evaluation", "done"]
     assert found[0]["network"] == "12-4-3"
     for number, event in enumerate(found[1:3], start=1):
-        assert set(event) == {"event", "epoch", "mean_loss", "seconds"}
+        assert set(event) == {"event", "epoch", "mean_loss", "seconds", "validation_loss", "validation_accuracy"}
+        assert event["validation_loss"] is None
         assert event["epoch"] == number
         assert event["mean_loss"] > 0
         assert event["seconds"] > 0
     done_event = found[-1]
-    assert set(done_event) == {"event", "job", "model", "version", "params_sha256"}
+    assert set(done_event) == {"event", "job", "sweep", "model", "version", "params_sha256"}
+    assert (done_event["job"], done_event["sweep"]) == ("job-1", None)
     assert (done_event["model"], done_event["version"]) == ("digits", 3)
     assert re.fullmatch("[0-9a-f]{64}", done_event["params_sha256"])
     assert "epoch 2/2" in done.stderr
