@@ -9,7 +9,9 @@ from handgrad.client.cli import events, options
 from handgrad.client.cli.output import Output
 from handgrad.client.network import title
 from handgrad.client.text import printable
-from handgrad.v1 import dataset_pb2, params_pb2
+from handgrad.v1 import dataset_pb2, params_pb2, tensor_pb2
+
+SHOWN_NAMES = 10
 
 
 @click.command()
@@ -128,9 +130,21 @@ def upload(*, path: Path, name: str, server: str | None, json_lines: bool) -> No
             dataset = hg.upload_dataset(path, name)
     output.say(
         f"data set {dataset.dataset}: {dataset.train_images:,} training and {dataset.test_images:,} test images of "
-        f"{_shape(dataset)}, {dataset.classes} classes"
+        f"{_shape(dataset)} {_numbers(dataset)}, {_classes(dataset)}"
     )
+    for note in dataset.notes:
+        output.note(note)
     output.emit(events.dataset(dataset))
+
+
+def _numbers(dataset: dataset_pb2.Dataset) -> str:
+    kind = "bytes" if dataset.data_type == tensor_pb2.DATA_TYPE_UINT8 else "floats"
+    return f"{kind} from {dataset.low:g} to {dataset.high:g}"
+
+
+def _classes(dataset: dataset_pb2.Dataset) -> str:
+    names = ", ".join(dataset.class_names[:SHOWN_NAMES]) + (", ..." if len(dataset.class_names) > SHOWN_NAMES else "")
+    return f"{dataset.classes} classes" + (f": {names}" if names else "")
 
 
 def _tell_deleted(output: Output, what: str, name: str) -> None:

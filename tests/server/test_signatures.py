@@ -16,8 +16,18 @@ from handgrad.v1 import signature_pb2, tensor_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
 BEFORE = Path(__file__).with_name("before_signatures.zip")
-NORMALIZED: list[dict[str, Any]] = [{"kind": "affine", "outputs": 6}, {"kind": "batch_norm"}, {"kind": "relu"}, {"kind": "affine"}]
-RECTIFIED: list[dict[str, Any]] = [{"kind": "affine", "outputs": 6}, {"kind": "relu"}, {"kind": "dropout", "rate": 0.2}, {"kind": "affine"}]
+NORMALIZED: list[dict[str, Any]] = [
+    {"kind": "affine", "outputs": 6},
+    {"kind": "batch_norm"},
+    {"kind": "relu"},
+    {"kind": "affine"},
+]
+RECTIFIED: list[dict[str, Any]] = [
+    {"kind": "affine", "outputs": 6},
+    {"kind": "relu"},
+    {"kind": "dropout", "rate": 0.2},
+    {"kind": "affine"},
+]
 SETTINGS: dict[str, Any] = {"batch_size": 10, "epochs": 2, "optimizer": "adam", "learning_rate": 0.01}
 NAMES = np.array(["left", "middle", "right"])
 

@@ -14,6 +14,7 @@ import pytest
 
 from handgrad.core.config import preset
 from handgrad.core.network import fully_connected
+from handgrad.core.signature import Numbers, Signature
 from handgrad.server import worker
 from handgrad.server.datasets import SPLITS_ON_DEVICE, Datasets
 from handgrad.server.jobs import Caller, JobRequest, Jobs, Live
@@ -92,7 +93,8 @@ def test_a_split_that_several_lanes_begin_with_is_loaded_once(
 
 
 CONFIG = replace(preset("report").config, epochs=1, batch_size=6000)
-REQUEST = JobRequest("", "mnist", fully_connected(784, (), 10), CONFIG, 60_000)
+SIGNATURE = Signature((28, 28, 1), Numbers("uint8", 0.0, 255.0), "identity")
+REQUEST = JobRequest("", "mnist", fully_connected(784, (), 10), CONFIG, 60_000, SIGNATURE)
 
 
 @pytest.fixture
