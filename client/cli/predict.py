@@ -115,8 +115,8 @@ def _picture(
     scale = _scale(inputs)
     if scale is None:
         raise InvalidArgumentError(
-            f"{file}: the model takes {takes(signature)}, and it cannot be known how these were made of a picture's 0 to "
-            "255; ask Client.predict with an array",
+            f"{file}: the model takes {takes(signature)}, and how these were made of a picture's 0 to 255 is not "
+            "known; ask Client.predict with an array",
             str(file),
         )
     mean = inputs.mean * _HIGHEST_BYTE / scale if inputs.HasField("mean") else None
