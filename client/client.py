@@ -251,7 +251,8 @@ class Client:
             request_id: A text that no other request has: the same request with the same id starts no second job.
                 None: a new one.
             client: Who asks: jobs of several clients take turns. Empty: this machine's address.
-            cancel_on_disconnect: Whether the job is cancelled when the connection that started it ends.
+            cancel_on_disconnect: Whether the job is cancelled when the connection that started it ends. Such a job
+                keeps a stream of the server's until it ends or its `Job` is dropped; any other needs none.
 
         Raises:
             InvalidArgumentError: A setting is out of its range.
@@ -302,11 +303,14 @@ class Client:
             cancel_on_disconnect=cancel_on_disconnect,
         )
 
-        def start() -> Iterator[job_pb2.JobEvent]:
+        def start() -> Generator[job_pb2.JobEvent, None, None]:
             return self._events(lambda: self._stub.Train(request, metadata=self._metadata))
 
         first, stream = self._started(start, again=bool(request.request_id))
-        return Job(self, first.accepted, stream)
+        if cancel_on_disconnect:
+            return Job(self, first.accepted, stream)
+        stream.close()
+        return Job(self, first.accepted)
 
     def train_sweep(
         self,
@@ -354,11 +358,12 @@ class Client:
             client=client,
         )
 
-        def start() -> Iterator[sweep_pb2.Sweep]:
+        def start() -> Generator[sweep_pb2.Sweep, None, None]:
             return self._standings(lambda: self._stub.TrainSweep(request, metadata=self._metadata))
 
         first, stream = self._started(start, again=bool(request.request_id))
-        return Sweep(self, first, stream)
+        stream.close()
+        return Sweep(self, first)
 
     def sweep(self, name: str) -> Sweep:
         """Gives a sweep that was started before, by anybody."""
@@ -779,20 +784,29 @@ class Client:
         return Params(found, arrays_from_proto(response.tensors, data))
 
     def _events(
-        self, start: Callable[[], Iterator[pb.TrainResponse] | Iterator[pb.WatchJobResponse]]
-    ) -> Iterator[job_pb2.JobEvent]:
-        with self._errors():
-            for response in start():
-                yield response.event
+        self, start: Callable[[], "grpc.CallIterator[pb.TrainResponse] | grpc.CallIterator[pb.WatchJobResponse]"]
+    ) -> Generator[job_pb2.JobEvent, None, None]:
+        for response in self._responses(start):
+            yield response.event
 
     def _standings(
-        self, start: Callable[[], Iterator[pb.TrainSweepResponse] | Iterator[pb.WatchSweepResponse]]
-    ) -> Iterator[sweep_pb2.Sweep]:
-        with self._errors():
-            for response in start():
-                yield response.sweep
+        self, start: Callable[[], "grpc.CallIterator[pb.TrainSweepResponse] | grpc.CallIterator[pb.WatchSweepResponse]"]
+    ) -> Generator[sweep_pb2.Sweep, None, None]:
+        for response in self._responses(start):
+            yield response.sweep
 
-    def _started(self, start: Callable[[], Iterator[T]], *, again: bool) -> tuple[T, Iterator[T]]:
+    def _responses(self, start: Callable[[], "grpc.CallIterator[T]"]) -> Iterator[T]:
+        """Yields what a stream brings. Whoever closes or drops it ends the call, and the server has room for another."""
+        with self._errors():
+            call = start()
+            try:
+                yield from call
+            finally:
+                call.cancel()
+
+    def _started(
+        self, start: Callable[[], Generator[T, None, None]], *, again: bool
+    ) -> tuple[T, Generator[T, None, None]]:
         """Gives the first message of a stream, and the stream; asks for it again where that may be, for a while."""
         deadline = time.monotonic() + self.reconnect_seconds
         while True:

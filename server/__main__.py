@@ -23,6 +23,7 @@ HELP = {
     "max_dataset_bytes": "the most that the files of a data set may have",
     "max_disk_bytes": "the most that is kept before more is refused",
     "max_streams": "streams that may be open at once",
+    "max_streams_per_caller": "of these, the most of one caller: of a token, or of a connection where there are none",
 }
 FILES = {
     "tls_certificate": "PEM file of the certificate chain; with its key, the server speaks TLS",

@@ -29,6 +29,7 @@ from handgrad.server.models import Models
 from handgrad.server.service import State, TrainingService
 from handgrad.server.settings import Settings, split_address
 from handgrad.server.storage import Storage
+from handgrad.server.streams import Streams
 from handgrad.server.sweeps import Sweeps
 from handgrad.server.tls import server_credentials
 from handgrad.server.uploads import Uploads
@@ -44,6 +45,17 @@ SPARE_THREADS: Final = 16
 
 MAX_CALLS: Final = 1024
 """Calls in work or waiting for a thread; gRPC answers those beyond with RESOURCE_EXHAUSTED."""
+
+KEEPALIVE_SECONDS: Final = 20.0
+"""Silence after which a connection is asked whether its caller is still there: one that went away without a word would
+keep its streams."""
+
+KEEPALIVE_ANSWER_SECONDS: Final = 10.0
+"""Without an answer for so long the caller is gone, and its calls end."""
+
+MIN_SECONDS_BETWEEN_PINGS: Final = 5.0
+"""Callers may ask as often, with a call open or without. gRPC's own five minutes would close the connections of those
+who ask each 10 s, which is the least that Go and Java allow."""
 
 GRACE_SECONDS: Final = 5.0
 SWITCH_SECONDS: Final = 0.0005
@@ -88,8 +100,7 @@ class Server:
         self._server = grpc.server(
             ThreadPoolExecutor(chosen.max_streams + SPARE_THREADS, thread_name_prefix="rpc"),
             interceptors=[CallInterceptor(tokens, metrics)],
-            # Without this, a second server on the same port would silently take a part of the calls.
-            options=[("grpc.so_reuseport", 0)],
+            options=_options(),
             maximum_concurrent_rpcs=MAX_CALLS,
         )
         add_TrainingServiceServicer_to_server(TrainingService(state), self._server)
@@ -124,6 +135,25 @@ class Server:
         log.info("stopped")
 
 
+def _options() -> list[tuple[str, Any]]:
+    return [
+        # Without this, a second server on the same port would silently take a part of the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", _milliseconds(KEEPALIVE_SECONDS)),
+        ("grpc.keepalive_timeout_ms", _milliseconds(KEEPALIVE_ANSWER_SECONDS)),
+        # What counts in grpcio 1.85, which never starts the timer of the one above; its default is a minute.
+        ("grpc.http2.ping_timeout_ms", _milliseconds(KEEPALIVE_ANSWER_SECONDS)),
+        # Otherwise gRPC asks twice, and then no more while a call sends nothing.
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(MIN_SECONDS_BETWEEN_PINGS)),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(1000 * seconds)
+
+
 def _open(storage: Storage, settings: Settings, metrics: Metrics) -> State:
     """Puts together what the service serves."""
     models = Models(
@@ -147,7 +177,7 @@ def _open(storage: Storage, settings: Settings, metrics: Metrics) -> State:
     uploads = Uploads(storage, datasets, max_bytes=settings.max_dataset_bytes)
     checkpoints, certificates = Checkpoints(storage), Certificates(storage)
     kept = (jobs, sweeps, models, datasets, uploads, checkpoints, certificates, storage.objects)
-    return State(*kept, worker, settings.max_streams)
+    return State(*kept, worker, Streams(settings.max_streams, settings.max_streams_per_caller))
 
 
 def run(settings: Settings, *, private: bool) -> None:

@@ -4,7 +4,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
@@ -387,10 +387,10 @@ class Jobs:
             self.turn += 1
             self.changed.notify_all()
 
-    def wait(self, turn: int, seconds: float) -> None:
-        """Waits until there was a notification since `turn` was read, or the time is over."""
+    def wait(self, done: Callable[[], bool], seconds: float) -> None:
+        """Waits until `done`, which is asked at each notification, or the time is over."""
         with self.changed:
-            self.changed.wait_for(lambda: self.turn != turn, seconds)
+            self.changed.wait_for(done, seconds)
 
     def check_room(self, writer: sqlite3.Connection) -> None:
         """Raises ExhaustedError where the queue is full; a sweep counts as one job. A part of a transaction."""

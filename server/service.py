@@ -4,9 +4,9 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from threading import BoundedSemaphore
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from threading import Condition
 from typing import Final
 
 import grpc
@@ -30,6 +30,7 @@ from handgrad.server.jobs import Caller, Job, Jobs, Progress
 from handgrad.server.models import Draft, Models, Version
 from handgrad.server.names import check_name
 from handgrad.server.planning import check_fit, chosen_network, plan, plan_sweep
+from handgrad.server.streams import Streams
 from handgrad.server.sweeps import Sweep, Sweeps
 from handgrad.server.uploads import CHUNK_BYTES, Uploads
 from handgrad.server.worker import Worker
@@ -61,12 +62,7 @@ class State:
     certificates: Certificates
     objects: Objects
     worker: Worker
-    max_streams: int
-    streams: BoundedSemaphore = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Makes room for the streams: each holds one of the server's threads, of which `app` has more."""
-        self.streams = BoundedSemaphore(self.max_streams)
+    streams: Streams
 
 
 class TrainingService(TrainingServiceServicer):
@@ -78,12 +74,13 @@ class TrainingService(TrainingServiceServicer):
     def Train(self, request: pb.TrainRequest, context: grpc.ServicerContext) -> Iterator[pb.TrainResponse]:  # noqa: N802
         """Starts a job and streams its history."""
         state = self._state
-        with self._stream():
+        with self._stream(context):
             caller = _caller(request, context)
             job = state.worker.submit(plan(convert.settings_from_proto(request), state.models, state.datasets), caller)
             if request.cancel_on_disconnect:
-                # A server that stops is no caller that goes away: whether the job ends then is the next start's to say.
-                context.add_callback(lambda: None if state.worker.stopping else self._abandon(job))
+                # The call may have ended before it came to this.
+                if not context.add_callback(lambda: self._abandon(job)):
+                    self._abandon(job)
             for event in self._events(job, 0, context):
                 yield pb.TrainResponse(event=event)
 
@@ -123,7 +120,7 @@ class TrainingService(TrainingServiceServicer):
             raise InvalidInputError(
                 "after_sequence", f"from 0 to {job.sequence}, its newest event; got {request.after_sequence}"
             )
-        with self._stream():
+        with self._stream(context):
             for event in self._events(job, request.after_sequence, context):
                 yield pb.WatchJobResponse(event=event)
 
@@ -146,7 +143,7 @@ class TrainingService(TrainingServiceServicer):
     ) -> Iterator[pb.TrainSweepResponse]:
         """Starts a sweep and streams how it stands."""
         state = self._state
-        with self._stream():
+        with self._stream(context):
             asked = plan_sweep(convert.sweep_from_proto(request), state.models, state.datasets)
             sweep = state.worker.submit_sweep(asked, _caller(request, context))
             for message in self._standings(sweep.name, context):
@@ -157,7 +154,7 @@ class TrainingService(TrainingServiceServicer):
     ) -> Iterator[pb.WatchSweepResponse]:
         """Streams how a sweep stands."""
         name = self._sweep(request.sweep).name
-        with self._stream():
+        with self._stream(context):
             for message in self._standings(name, context):
                 yield pb.WatchSweepResponse(sweep=message)
 
@@ -202,9 +199,8 @@ class TrainingService(TrainingServiceServicer):
         self, request: pb.StreamParamsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.StreamParamsResponse]:
         """Streams a version's data."""
-        del context
         data = self._state.models.data(self._version(request)).data
-        with self._stream():
+        with self._stream(context):
             for start in range(0, len(data), CHUNK_BYTES):
                 yield pb.StreamParamsResponse(chunk=data[start : start + CHUNK_BYTES])
 
@@ -216,10 +212,10 @@ class TrainingService(TrainingServiceServicer):
         if request.after_version < 0:
             raise InvalidInputError("after_version", f"0 or more; got {request.after_version}")
         after, models = request.after_version, self._state.models
-        with self._stream():
+        with self._stream(context):
             while context.is_active():
                 # Not longer, so that a caller that went away is noticed while nothing happens.
-                version = models.wait(name, after, _SECONDS_BETWEEN_LOOKS)
+                version = models.wait(name, after, _SECONDS_BETWEEN_LOOKS, lambda: not context.is_active())
                 if self._state.worker.stopping:
                     raise StoppingError("the server is stopping")
                 if version is None:
@@ -259,10 +255,9 @@ class TrainingService(TrainingServiceServicer):
         self, request_iterator: Iterator[pb.UploadParamsRequest], context: grpc.ServicerContext
     ) -> pb.UploadParamsResponse:
         """Publishes a caller's file as a model's next version."""
-        del context
         first: pb.UploadParamsRequest | None = None
         content = bytearray()
-        with self._stream():
+        with self._stream(context):
             for request in request_iterator:
                 first = first or request
                 content += request.chunk
@@ -422,11 +417,11 @@ class TrainingService(TrainingServiceServicer):
         self, request: pb.CheckGradientsRequest, context: grpc.ServicerContext
     ) -> pb.CheckGradientsResponse:
         """Checks gradients."""
-        del context
         if not 0 <= request.seed <= MAX_SEED:
             raise InvalidInputError("seed", f"from 0 to {MAX_SEED}; got {request.seed}")
-        # It takes seconds, as a stream does, and a thread for as long: it is counted as one.
-        with self._stream():
+        # It takes seconds, as a stream does, and a thread for as long: it is counted as one, also after its caller went.
+        with ExitStack() as stack:
+            stack.callback(self._state.streams.open(_stream_caller(context)))
             if request.HasField("choice"):
                 certificate = self._check_network(request)
             else:
@@ -459,6 +454,9 @@ class TrainingService(TrainingServiceServicer):
             return check_network(network, params, statistics, inputs, labels, seed=request.seed, data=data)
 
     def _abandon(self, job: Job) -> None:
+        # A server that stops is no caller that goes away: whether the job ends then is the next start's to say.
+        if self._state.worker.stopping:
+            return
         try:
             self._state.jobs.cancel(job, "its caller went away")
         except ServiceError:
@@ -492,8 +490,8 @@ class TrainingService(TrainingServiceServicer):
             if self._state.worker.stopping:
                 raise StoppingError("the server is stopping; the sweep goes on when it has started again")
             # Not more often: all members are told of each time.
-            time.sleep(SECONDS_BETWEEN_STANDINGS)
-            jobs.wait(seen, SECONDS_BETWEEN_STANDINGS)
+            jobs.wait(lambda: not context.is_active(), SECONDS_BETWEEN_STANDINGS)
+            jobs.wait(lambda: jobs.turn != seen or not context.is_active(), SECONDS_BETWEEN_STANDINGS)
 
     def _version(
         self,
@@ -535,17 +533,43 @@ class TrainingService(TrainingServiceServicer):
             if live and live.progress is not None and live.progress is not told:
                 told = live.progress
                 yield job_pb2.JobEvent(time=convert.timestamp(time.time()), progress=convert.progress_to_proto(told))
-            # Not longer, so that a caller that went away is noticed while nothing happens.
-            jobs.wait(seen, SECONDS_BETWEEN_PROGRESS if live else _SECONDS_BETWEEN_LOOKS)
+            jobs.wait(
+                lambda: jobs.turn != seen or not context.is_active(),
+                SECONDS_BETWEEN_PROGRESS if live else _SECONDS_BETWEEN_LOOKS,
+            )
 
     @contextmanager
-    def _stream(self) -> Iterator[None]:
-        if not self._state.streams.acquire(blocking=False):
-            raise ExhaustedError(f"{self._state.max_streams} streams are open already; try again when some have ended")
+    def _stream(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Counts a stream until it ends or its caller goes away, and wakes its thread then, which ends it."""
+        state = self._state
+        close = state.streams.open(_stream_caller(context))
+
+        def gone() -> None:
+            close()
+            _wake(state.jobs.changed)
+            _wake(state.models.changed)
+
+        context.add_callback(gone)
         try:
             yield
         finally:
-            self._state.streams.release()
+            close()
+
+
+def _stream_caller(context: grpc.ServicerContext) -> str:
+    """Returns who a stream counts for: a token's name, which has no colon, or the peer, which has one."""
+    return auth.caller.get() or context.peer()
+
+
+def _wake(changed: Condition) -> None:
+    """Wakes those who wait, so that they see that their caller went away.
+
+    It runs on the thread that serves all calls, which must not wait for the lock; where the lock is taken, they look a
+    moment later by themselves.
+    """
+    if changed.acquire(blocking=False):
+        changed.notify_all()
+        changed.release()
 
 
 def _caller(request: pb.TrainRequest | pb.TrainSweepRequest, context: grpc.ServicerContext) -> Caller:
