@@ -58,6 +58,12 @@ MIN_SECONDS_BETWEEN_PINGS: Final = 5.0
 who ask each 10 s, which is the least that Go and Java allow."""
 
 GRACE_SECONDS: Final = 5.0
+PRIVATE_STOP_SECONDS: Final = 1.0
+"""A private server has stopped by then, whatever it does."""
+
+SECONDS_BETWEEN_LOOKS: Final = 0.5
+"""From one look at who a private server's parent is to the next."""
+
 SWITCH_SECONDS: Final = 0.0005
 """After which Python lets the device's thread go on while another runs. Its own 5 ms cost the report's run 2%."""
 
@@ -120,12 +126,16 @@ class Server:
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         log.info("listening on %s, data in %s", self.address, data_dir)
 
-    def stop(self) -> None:
-        """Takes a snapshot of the running job, answers what is in flight, and closes. The next start goes on."""
+    def stop(self, grace_seconds: float | None = None) -> None:
+        """Takes a snapshot of the running job, answers what is in flight, and closes. The next start goes on.
+
+        Args:
+            grace_seconds: For calls in flight, which end with an error after it; None for GRACE_SECONDS.
+        """
         log.info("stopping")
         self._health.enter_graceful_shutdown()
         # Nothing new is taken from here on; streams end by themselves once their jobs have.
-        stopped = self._server.stop(GRACE_SECONDS)
+        stopped = self._server.stop(GRACE_SECONDS if grace_seconds is None else grace_seconds)
         self._worker.stop()
         stopped.wait()
         if self._stop_metrics:
@@ -180,10 +190,13 @@ def _open(storage: Storage, settings: Settings, metrics: Metrics) -> State:
     return State(*kept, worker, Streams(settings.max_streams, settings.max_streams_per_caller))
 
 
-def run(settings: Settings, *, private: bool) -> None:
-    """Runs a server until SIGTERM or SIGINT comes, or, if it is private, until its standard input ends.
+def run(settings: Settings, *, private: bool, parent: int | None = None) -> None:
+    """Runs a server until SIGTERM or SIGINT comes. Its first line on standard output is "listening on HOST:PORT".
 
-    Its first line on standard output is "listening on HOST:PORT".
+    Args:
+        settings: Its settings.
+        private: Whether it also stops when its standard input ends.
+        parent: Number of the process that started it, and with which it ends; None for any.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -196,10 +209,17 @@ def run(settings: Settings, *, private: bool) -> None:
     log.info("computing on %s", device)
     print(f"listening on {server.address}", flush=True)
     if private:
-        # Its parent holds the other end: however the parent ends, this server ends too.
+        # Its parent holds the other end, and drops it when its client is dropped.
         threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
-    stop.wait()
-    server.stop()
+    # A forked child of the parent's holds the other end too, and outlives it: what tells then is who the parent is.
+    while not stop.wait(SECONDS_BETWEEN_LOOKS) and parent in (None, os.getppid()):
+        pass
+    if private:
+        # Whoever was answered has gone, and nothing is kept: it does not wait for what is being compiled either.
+        end = threading.Timer(PRIVATE_STOP_SECONDS, os._exit, (0,))
+        end.daemon = True
+        end.start()
+    server.stop(0 if private else None)
 
 
 def _user_cache() -> Path:
@@ -208,7 +228,9 @@ def _user_cache() -> Path:
 
 
 def _wait_for_end_of_input(stop: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    # Not by sys.stdin, whose lock a thread that waits for it holds: Python would abort at its end.
+    while os.read(0, 4096):
+        pass
     stop.set()
 
 
