@@ -27,7 +27,7 @@ CONNECT_ATTEMPT_SECONDS: Final = 10.0
 """After which an attempt to connect has failed; gRPC's own 20 s leave a client too few within its minute."""
 
 MAX_SECONDS_BETWEEN_ATTEMPTS: Final = 5.0
-"""From one attempt to connect to the next; gRPC's own grow to two minutes, and a server that is back waits for nobody."""
+"""From one attempt to connect to the next, at most; gRPC's own grow to two minutes, long after a server is back."""
 
 
 @dataclass(frozen=True)

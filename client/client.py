@@ -39,6 +39,10 @@ CONNECT_SECONDS: Final = 10.0
 CALL_SECONDS: Final = 120.0
 RECONNECT_SECONDS: Final = 60.0
 IMAGE_BYTES_PER_CALL: Final = 2 * 2**20
+ANSWER_BYTES_PER_CALL: Final = 2 * 2**20
+
+MAX_CLASSES: Final = 256
+"""What a server allows a network."""
 
 _PIXELS: Final[dict[Pixels | None, network_pb2.PixelScale.ValueType]] = {
     None: network_pb2.PIXEL_SCALE_UNSPECIFIED,
@@ -681,7 +685,12 @@ class Client:
         """
         scale = _choice(_PIXELS, pixels, "pixels")
         pieces: list[pb.PredictResponse] = []
-        for tensor in image_tensors(images, IMAGE_BYTES_PER_CALL):
+
+        def answered() -> int:
+            # A label and a probability for each class, of which the first answer tells how many there are.
+            return ANSWER_BYTES_PER_CALL // (8 + 4 * (pieces[0].classes if pieces else MAX_CLASSES))
+
+        for tensor in image_tensors(images, IMAGE_BYTES_PER_CALL, answered):
             request = _message(pb.PredictRequest, model=model, version=version, images=tensor, pixels=scale)
             pieces.append(self._call(self._stub.Predict, request))
             version = pieces[0].params_version.version
@@ -784,25 +793,27 @@ class Client:
         return Params(found, arrays_from_proto(response.tensors, data))
 
     def _events(
-        self, start: Callable[[], "grpc.CallIterator[pb.TrainResponse] | grpc.CallIterator[pb.WatchJobResponse]"]
+        self, start: Callable[[], Iterator[pb.TrainResponse | pb.WatchJobResponse]]
     ) -> Generator[job_pb2.JobEvent, None, None]:
         for response in self._responses(start):
             yield response.event
 
     def _standings(
-        self, start: Callable[[], "grpc.CallIterator[pb.TrainSweepResponse] | grpc.CallIterator[pb.WatchSweepResponse]"]
+        self, start: Callable[[], Iterator[pb.TrainSweepResponse | pb.WatchSweepResponse]]
     ) -> Generator[sweep_pb2.Sweep, None, None]:
         for response in self._responses(start):
             yield response.sweep
 
-    def _responses(self, start: Callable[[], "grpc.CallIterator[T]"]) -> Iterator[T]:
-        """Yields what a stream brings. Whoever closes or drops it ends the call, and the server has room for another."""
+    def _responses(self, start: Callable[[], Iterator[T]]) -> Iterator[T]:
+        """Yields what a stream brings. Whoever closes or drops it ends the call, and frees its place on the server."""
         with self._errors():
-            call = start()
+            responses = start()
             try:
-                yield from call
+                yield from responses
             finally:
-                call.cancel()
+                # What a stub returns is the call itself.
+                assert isinstance(responses, grpc.RpcContext)
+                responses.cancel()
 
     def _started(
         self, start: Callable[[], Generator[T, None, None]], *, again: bool

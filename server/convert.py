@@ -22,6 +22,7 @@ from handgrad.core.verification import AUTODIFF_TOLERANCE, DIFFERENCES_TOLERANCE
 from handgrad.server.certificates import VERSION
 from handgrad.server.checkpoints import Checkpoint
 from handgrad.server.datasets import MNIST, SplitName, Summary
+from handgrad.server.interceptors import MAX_ANSWER_BYTES
 from handgrad.server.jobs import Epoch, Event, Job, JobState, Progress
 from handgrad.server.models import Data, Model, Version
 from handgrad.server.names import check_name
@@ -32,6 +33,9 @@ from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, para
 
 MAX_INLINED_BYTES: Final = 3 * 2**20
 """Params of at most this size come inside a reply. gRPC receives 4 MB unless a client says otherwise."""
+
+REST_BYTES: Final = 128
+"""Of an answer, besides what is counted: numbers of fields, lengths, the token of the next page."""
 
 _PIXELS: Final[dict[int, Pixels | None]] = {
     network_pb2.PIXEL_SCALE_UNSPECIFIED: None,
@@ -124,8 +128,8 @@ def _settings(
 
 
 def sweep_to_proto(sweep: Sweep, iteration: Callable[[Job], int]) -> sweep_pb2.Sweep:
-    """Gives a sweep, with the iterations that each member has done by now."""
-    return sweep_pb2.Sweep(
+    """Returns a sweep, with the iterations that each member has done by now, and its network if all of them fit."""
+    message = sweep_pb2.Sweep(
         sweep=sweep.name,
         model=sweep.model,
         version=sweep.version,
@@ -139,6 +143,10 @@ def sweep_to_proto(sweep: Sweep, iteration: Callable[[Job], int]) -> sweep_pb2.S
         halving=sweep_pb2.Halving(**vars(sweep.halving)) if sweep.halving else None,
         ranked_by_validation=sweep.by_validation,
     )
+    if message.ByteSize() > MAX_ANSWER_BYTES - REST_BYTES:
+        for member in message.members:
+            member.config.ClearField("network")
+    return message
 
 
 def _member_to_proto(member: Member, iteration: int) -> sweep_pb2.SweepMember:
@@ -486,6 +494,19 @@ def images_from_proto(tensor: params_pb2.Tensor, inputs: int) -> NDArray[np.uint
     if dtype != np.uint8 and not np.isfinite(images).all():
         raise InvalidInputError("images.data", "finite numbers; got NaN or infinity")
     return images
+
+
+def check_prediction_fits(version: Version, images: int) -> None:
+    """Raises InvalidInputError where the prediction of so many images is larger than an answer may be."""
+    classes = version.network.outputs
+    # A label, of seven bits a byte, and a float for each class.
+    bytes_per_image = max(1, math.ceil((classes - 1).bit_length() / 7)) + 4 * classes
+    most = (MAX_ANSWER_BYTES - REST_BYTES - version_to_proto(version).ByteSize()) // bytes_per_image
+    if images > most:
+        raise InvalidInputError(
+            "images.shape",
+            f"at most {most} images in a call, whose {classes} probabilities each fit an answer; got {images}",
+        )
 
 
 def prediction_to_proto(version: Version, probabilities: NDArray[np.float32]) -> training_service_pb2.PredictResponse:

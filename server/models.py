@@ -345,9 +345,7 @@ class Models:
                 raise NotFoundError(f"model {name} has no version {number}; versions {kept} are kept")
             return version
 
-    def wait(
-        self, name: str, after: int, seconds: float, done: Callable[[], bool] = lambda: False
-    ) -> Version | None:
+    def wait(self, name: str, after: int, seconds: float, done: Callable[[], bool] = lambda: False) -> Version | None:
         """Waits until a model has a version with a number over `after`; gives None when the time is over, or at `done`.
 
         Raises:

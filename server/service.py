@@ -3,14 +3,15 @@
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import Condition
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc
 import numpy as np
+from google.protobuf.message import Message
 
 from handgrad.core.config import MAX_SEED, preset
 from handgrad.core.errors import InvalidInputError
@@ -25,23 +26,29 @@ from handgrad.server.checkpoints import Checkpoints
 from handgrad.server.datasets import Datasets
 from handgrad.server.disk import Objects
 from handgrad.server.errors import ExhaustedError, ServiceError, StoppingError
-from handgrad.server.interceptors import Encoded
+from handgrad.server.interceptors import MAX_ANSWER_BYTES, Encoded
 from handgrad.server.jobs import Caller, Job, Jobs, Progress
-from handgrad.server.models import Draft, Models, Version
+from handgrad.server.models import Draft, Model, Models, Version
 from handgrad.server.names import check_name
 from handgrad.server.planning import check_fit, chosen_network, plan, plan_sweep
 from handgrad.server.streams import Streams
 from handgrad.server.sweeps import Sweep, Sweeps
 from handgrad.server.uploads import CHUNK_BYTES, Uploads
 from handgrad.server.worker import Worker
-from handgrad.v1 import job_pb2, sweep_pb2
+from handgrad.v1 import job_pb2, params_pb2, sweep_pb2
 from handgrad.v1 import training_service_pb2 as pb
 from handgrad.v1.training_service_pb2_grpc import TrainingServiceServicer
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
 LOSSES_PER_REPLY: Final = 150_000
 """So many, with 100,000 epochs, which is the most there are, stay below the 4 MB that gRPC receives."""
+
+ELEMENT_BYTES: Final = 8
+"""Of each element of an answer, besides its message: its field's number, and its length."""
 
 MAX_REQUEST_ID_BYTES: Final = 128
 SECONDS_BETWEEN_PROGRESS: Final = 0.1
@@ -77,10 +84,9 @@ class TrainingService(TrainingServiceServicer):
         with self._stream(context):
             caller = _caller(request, context)
             job = state.worker.submit(plan(convert.settings_from_proto(request), state.models, state.datasets), caller)
-            if request.cancel_on_disconnect:
-                # The call may have ended before it came to this.
-                if not context.add_callback(lambda: self._abandon(job)):
-                    self._abandon(job)
+            # The callback is not taken where the call has ended already.
+            if request.cancel_on_disconnect and not context.add_callback(lambda: self._abandon(job)):
+                self._abandon(job)
             for event in self._events(job, 0, context):
                 yield pb.TrainResponse(event=event)
 
@@ -100,10 +106,8 @@ class TrainingService(TrainingServiceServicer):
             model=request.model and check_name(request.model, "model"),
             client=request.client and check_name(request.client, "client"),
         )
-        return pb.ListJobsResponse(
-            jobs=[self._job_to_proto(job) for job in jobs[:size]],
-            next_page_token=str(jobs[size - 1].number) if len(jobs) > size else "",
-        )
+        messages, token = _page(jobs, size, self._job_to_proto, lambda each: each.number)
+        return pb.ListJobsResponse(jobs=messages, next_page_token=token)
 
     def CancelJob(self, request: pb.CancelJobRequest, context: grpc.ServicerContext) -> pb.CancelJobResponse:  # noqa: N802
         """Asks a job to stop."""
@@ -168,10 +172,8 @@ class TrainingService(TrainingServiceServicer):
         del context
         size = convert.page_size_from_proto(request.page_size)
         sweeps = self._state.sweeps.page(size + 1, convert.number_page_from_proto(request.page_token))
-        return pb.ListSweepsResponse(
-            sweeps=[self._sweep_to_proto(sweep) for sweep in sweeps[:size]],
-            next_page_token=str(sweeps[size - 1].number) if len(sweeps) > size else "",
-        )
+        messages, token = _page(sweeps, size, self._sweep_to_proto, lambda each: each.number)
+        return pb.ListSweepsResponse(sweeps=messages, next_page_token=token)
 
     def CancelSweep(self, request: pb.CancelSweepRequest, context: grpc.ServicerContext) -> pb.CancelSweepResponse:  # noqa: N802
         """Asks a sweep's members to stop."""
@@ -214,7 +216,6 @@ class TrainingService(TrainingServiceServicer):
         after, models = request.after_version, self._state.models
         with self._stream(context):
             while context.is_active():
-                # Not longer, so that a caller that went away is noticed while nothing happens.
                 version = models.wait(name, after, _SECONDS_BETWEEN_LOOKS, lambda: not context.is_active())
                 if self._state.worker.stopping:
                     raise StoppingError("the server is stopping")
@@ -281,13 +282,8 @@ class TrainingService(TrainingServiceServicer):
         del context
         size = convert.page_size_from_proto(request.page_size)
         models = self._state.models.page(size + 1, convert.name_page_from_proto(request.page_token))
-        jobs = {model.name: self._state.jobs.on_model(model.name) for model in models[:size]}
-        return pb.ListModelsResponse(
-            models=[
-                convert.model_to_proto(model, job.name if (job := jobs[model.name]) else "") for model in models[:size]
-            ],
-            next_page_token=models[size - 1].name if len(models) > size else "",
-        )
+        messages, token = _page(models, size, self._model_to_proto, lambda each: each.name)
+        return pb.ListModelsResponse(models=messages, next_page_token=token)
 
     def DeleteModel(self, request: pb.DeleteModelRequest, context: grpc.ServicerContext) -> pb.DeleteModelResponse:  # noqa: N802
         """Deletes a model."""
@@ -302,10 +298,8 @@ class TrainingService(TrainingServiceServicer):
         del context
         size = convert.page_size_from_proto(request.page_size)
         found = self._state.checkpoints.page(size + 1, convert.name_page_from_proto(request.page_token))
-        return pb.ListCheckpointsResponse(
-            checkpoints=[convert.checkpoint_to_proto(checkpoint) for checkpoint in found[:size]],
-            next_page_token=found[size - 1].name if len(found) > size else "",
-        )
+        messages, token = _page(found, size, convert.checkpoint_to_proto, lambda each: each.name)
+        return pb.ListCheckpointsResponse(checkpoints=messages, next_page_token=token)
 
     def DeleteCheckpoint(  # noqa: N802
         self, request: pb.DeleteCheckpointRequest, context: grpc.ServicerContext
@@ -351,10 +345,8 @@ class TrainingService(TrainingServiceServicer):
         del context
         size = convert.page_size_from_proto(request.page_size)
         found = self._state.datasets.page(size + 1, convert.name_page_from_proto(request.page_token))
-        return pb.ListDatasetsResponse(
-            datasets=[convert.dataset_to_proto(name, summary) for name, summary in found[:size]],
-            next_page_token=found[size - 1][0] if len(found) > size else "",
-        )
+        messages, token = _page(found, size, lambda each: convert.dataset_to_proto(*each), lambda each: each[0])
+        return pb.ListDatasetsResponse(datasets=messages, next_page_token=token)
 
     def GetDataset(self, request: pb.GetDatasetRequest, context: grpc.ServicerContext) -> pb.GetDatasetResponse:  # noqa: N802
         """Describes a data set."""
@@ -377,6 +369,7 @@ class TrainingService(TrainingServiceServicer):
         version = self._version(request)
         pixels = convert.pixels_from_proto(request.pixels) or version.pixels or "raw"
         images = convert.images_from_proto(request.images, version.network.inputs)
+        convert.check_prediction_fits(version, len(images))
         arrays = state.models.data(version).arrays
         probabilities = state.worker.call(
             lambda: predict(version.network, *from_named_arrays(version.network, arrays), images, pixels)
@@ -419,7 +412,7 @@ class TrainingService(TrainingServiceServicer):
         """Checks gradients."""
         if not 0 <= request.seed <= MAX_SEED:
             raise InvalidInputError("seed", f"from 0 to {MAX_SEED}; got {request.seed}")
-        # It takes seconds, as a stream does, and a thread for as long: it is counted as one, also after its caller went.
+        # It takes seconds, as a stream does, and a thread for as long: it is counted as one until it is done.
         with ExitStack() as stack:
             stack.callback(self._state.streams.open(_stream_caller(context)))
             if request.HasField("choice"):
@@ -468,6 +461,10 @@ class TrainingService(TrainingServiceServicer):
     def _job_to_proto(self, job: Job) -> job_pb2.Job:
         return convert.job_to_proto(job, self._state.jobs.iteration(job))
 
+    def _model_to_proto(self, model: Model) -> params_pb2.Model:
+        job = self._state.jobs.on_model(model.name)
+        return convert.model_to_proto(model, job.name if job else "")
+
     def _sweep(self, name: str) -> Sweep:
         return self._state.sweeps.get(check_name(name, "sweep"))
 
@@ -490,8 +487,8 @@ class TrainingService(TrainingServiceServicer):
             if self._state.worker.stopping:
                 raise StoppingError("the server is stopping; the sweep goes on when it has started again")
             # Not more often: all members are told of each time.
-            jobs.wait(lambda: not context.is_active(), SECONDS_BETWEEN_STANDINGS)
-            jobs.wait(lambda: jobs.turn != seen or not context.is_active(), SECONDS_BETWEEN_STANDINGS)
+            jobs.wait(None, SECONDS_BETWEEN_STANDINGS, lambda: not context.is_active())
+            jobs.wait(seen, SECONDS_BETWEEN_STANDINGS, lambda: not context.is_active())
 
     def _version(
         self,
@@ -533,10 +530,8 @@ class TrainingService(TrainingServiceServicer):
             if live and live.progress is not None and live.progress is not told:
                 told = live.progress
                 yield job_pb2.JobEvent(time=convert.timestamp(time.time()), progress=convert.progress_to_proto(told))
-            jobs.wait(
-                lambda: jobs.turn != seen or not context.is_active(),
-                SECONDS_BETWEEN_PROGRESS if live else _SECONDS_BETWEEN_LOOKS,
-            )
+            seconds = SECONDS_BETWEEN_PROGRESS if live else _SECONDS_BETWEEN_LOOKS
+            jobs.wait(seen, seconds, lambda: not context.is_active())
 
     @contextmanager
     def _stream(self, context: grpc.ServicerContext) -> Iterator[None]:
@@ -554,6 +549,26 @@ class TrainingService(TrainingServiceServicer):
             yield
         finally:
             close()
+
+
+def _page(
+    found: Sequence[T], size: int, to_proto: Callable[[T], M], token: Callable[[T], object]
+) -> tuple[list[M], str]:
+    """Encodes a page of what was found: `size` of it at most, and no more than fits an answer.
+
+    Returns:
+        The messages, and the token of the next page: that of the last of this one, empty where nothing comes after it.
+    """
+    messages: list[M] = []
+    room = MAX_ANSWER_BYTES - convert.REST_BYTES
+    for each in found[:size]:
+        message = to_proto(each)
+        room -= message.ByteSize() + ELEMENT_BYTES
+        # One that is too large alone is told so where answers are sent.
+        if room < 0 and messages:
+            break
+        messages.append(message)
+    return messages, str(token(found[len(messages) - 1])) if len(messages) < len(found) else ""
 
 
 def _stream_caller(context: grpc.ServicerContext) -> str:

@@ -37,7 +37,7 @@ class Settings:
         max_dataset_bytes: The most that the files of a data set may have together, as they are sent.
         max_disk_bytes: The most that models, checkpoints and data sets may have together before more are refused.
         max_streams: Streams that may be open at once.
-        max_streams_per_caller: Of these, the most that one caller may have: a token, or a connection where there are none.
+        max_streams_per_caller: Of these, the most of one caller: of a token, or of a connection where there are none.
     """
 
     address: str = "127.0.0.1:50051"

@@ -8,7 +8,7 @@ from handgrad.server.errors import ExhaustedError
 
 
 class Streams:
-    """Counts open streams, each of which holds one of the server's threads. Every method may be called by any thread."""
+    """Counts open streams, each of which holds a thread of the server's. Every method may be called by any thread."""
 
     def __init__(self, most: int, most_per_caller: int) -> None:
         """Takes how many may be open at once: in all, and of one caller."""
@@ -24,7 +24,7 @@ class Streams:
             The function that takes it off the count; only its first call does.
 
         Raises:
-            ExhaustedError: The caller has as many open as one may have, or all callers together as many as there may be.
+            ExhaustedError: The caller has as many open as one may have, or all callers together have.
         """
         with self._lock:
             if self._open[caller] >= self._most_per_caller:
@@ -34,8 +34,8 @@ class Streams:
                 )
             if self._open.total() >= self._most:
                 raise ExhaustedError(
-                    f"{self._most} streams are open already, as many as all callers together may have (--max-streams of "
-                    "the server); try again when some have ended"
+                    f"{self._most} streams are open already, as many as all callers together may have "
+                    "(--max-streams of the server); try again when some have ended"
                 )
             self._open[caller] += 1
         closed = threading.Event()
