@@ -20,6 +20,19 @@ KEY_VARIABLE: Final = "HANDGRAD_KEY"
 
 _TOKEN = re.compile(r"[!-~]*")  # what metadata of a call can hold
 
+KEEPALIVE_SECONDS: Final = 20.0
+"""Silence after which an open call asks whether the server is still there: a laptop that slept or a router that forgot
+the connection tells nobody, and the call would wait forever."""
+
+KEEPALIVE_ANSWER_SECONDS: Final = 10.0
+"""Without an answer for so long the connection is lost, and its calls end with UNAVAILABLE."""
+
+CONNECT_ATTEMPT_SECONDS: Final = 10.0
+"""After which an attempt to connect has failed; gRPC's own 20 s leave a client too few within its minute."""
+
+MAX_SECONDS_BETWEEN_ATTEMPTS: Final = 5.0
+"""From one attempt to connect to the next, at most; gRPC's own grow to two minutes, long after a server is back."""
+
 
 @dataclass(frozen=True)
 class Security:
@@ -55,8 +68,10 @@ def open_channel(address: str, security: Security) -> tuple[grpc.Channel, Metada
         raise InvalidArgumentError("token: ASCII letters, digits and signs, without spaces or line ends", "token")
     ca = security.ca or os.environ.get(CA_VARIABLE) or None
     local = is_this_machine(host)
-    # No proxy of the environment's leads to this machine itself.
-    options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)] if local else []
+    options = _options()
+    if local:
+        # No proxy of the environment's leads to this machine itself.
+        options.append(("grpc.enable_http_proxy", 0))
     certificate = security.certificate or os.environ.get(CERTIFICATE_VARIABLE) or None
     key = security.key or os.environ.get(KEY_VARIABLE) or None
     if (certificate is None) != (key is None):
@@ -72,6 +87,25 @@ def open_channel(address: str, security: Security) -> tuple[grpc.Channel, Metada
         channel = grpc.secure_channel(target, credentials, options)
     # Not as gRPC's call credentials, which refuse a channel without TLS, loopback's too.
     return channel, (("authorization", f"Bearer {token}"),) if token else ()
+
+
+def _options() -> list[tuple[str, Any]]:
+    return [
+        ("grpc.keepalive_time_ms", _milliseconds(KEEPALIVE_SECONDS)),
+        ("grpc.keepalive_timeout_ms", _milliseconds(KEEPALIVE_ANSWER_SECONDS)),
+        # What counts in grpcio 1.85, which never starts the timer of the one above; its default is a minute.
+        ("grpc.http2.ping_timeout_ms", _milliseconds(KEEPALIVE_ANSWER_SECONDS)),
+        # Otherwise gRPC asks twice, and then no more while a call sends nothing.
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.min_reconnect_backoff_ms", _milliseconds(CONNECT_ATTEMPT_SECONDS)),
+        ("grpc.max_reconnect_backoff_ms", _milliseconds(MAX_SECONDS_BETWEEN_ATTEMPTS)),
+        # A client has a connection of its own: one that connects anew must not get the lost one of another.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(1000 * seconds)
 
 
 def _read(file: str | os.PathLike[str] | None) -> bytes | None:

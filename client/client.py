@@ -42,6 +42,10 @@ CONNECT_SECONDS: Final = 10.0
 CALL_SECONDS: Final = 120.0
 RECONNECT_SECONDS: Final = 60.0
 IMAGE_BYTES_PER_CALL: Final = 2 * 2**20
+ANSWER_BYTES_PER_CALL: Final = 2 * 2**20
+
+MAX_CLASSES: Final = 256
+"""What a server allows a network."""
 
 _SPLITS: Final[dict[Split, dataset_pb2.Split.ValueType]] = {
     "train": dataset_pb2.SPLIT_TRAIN,
@@ -284,7 +288,8 @@ class Client:
             request_id: A text that no other request has: the same request with the same id starts no second job.
                 None: a new one.
             client: Who asks: jobs of several clients take turns. Empty: this machine's address.
-            cancel_on_disconnect: Whether the job is cancelled when the connection that started it ends.
+            cancel_on_disconnect: Whether the job is cancelled when the connection that started it ends. Such a job
+                keeps a stream of the server's until it ends or its `Job` is dropped; any other needs none.
 
         Raises:
             InvalidArgumentError: A setting is out of its range.
@@ -335,11 +340,14 @@ class Client:
             transform=_choice(TRANSFORMS, transform, "transform"),
         )
 
-        def start() -> Iterator[job_pb2.JobEvent]:
+        def start() -> Generator[job_pb2.JobEvent, None, None]:
             return self._events(lambda: self._stub.Train(request, metadata=self._metadata))
 
         first, stream = self._started(start, again=bool(request.request_id))
-        return Job(self, first.accepted, stream)
+        if cancel_on_disconnect:
+            return Job(self, first.accepted, stream)
+        stream.close()
+        return Job(self, first.accepted)
 
     def train_sweep(
         self,
@@ -390,11 +398,12 @@ class Client:
             client=client,
         )
 
-        def start() -> Iterator[sweep_pb2.Sweep]:
+        def start() -> Generator[sweep_pb2.Sweep, None, None]:
             return self._standings(lambda: self._stub.TrainSweep(request, metadata=self._metadata))
 
         first, stream = self._started(start, again=bool(request.request_id))
-        return Sweep(self, first, stream)
+        stream.close()
+        return Sweep(self, first)
 
     def sweep(self, name: str) -> Sweep:
         """Gives a sweep that was started before, by anybody."""
@@ -751,7 +760,12 @@ class Client:
             InvalidArgumentError: The images are not what the model takes; it names both sides.
         """
         pieces: list[pb.PredictResponse] = []
-        for tensor in image_tensors(images, IMAGE_BYTES_PER_CALL):
+
+        def answered() -> int:
+            # A label and a probability for each class, of which the first answer tells how many there are.
+            return ANSWER_BYTES_PER_CALL // (8 + 4 * (pieces[0].classes if pieces else MAX_CLASSES))
+
+        for tensor in image_tensors(images, IMAGE_BYTES_PER_CALL, answered):
             request = _message(pb.PredictRequest, model=model, version=version, images=tensor)
             pieces.append(self._call(self._stub.Predict, request))
             version = pieces[0].params_version.version
@@ -851,20 +865,31 @@ class Client:
         return Params(found, arrays_from_proto(response.tensors, data))
 
     def _events(
-        self, start: Callable[[], Iterator[pb.TrainResponse] | Iterator[pb.WatchJobResponse]]
-    ) -> Iterator[job_pb2.JobEvent]:
-        with self._errors():
-            for response in start():
-                yield response.event
+        self, start: Callable[[], Iterator[pb.TrainResponse | pb.WatchJobResponse]]
+    ) -> Generator[job_pb2.JobEvent, None, None]:
+        for response in self._responses(start):
+            yield response.event
 
     def _standings(
-        self, start: Callable[[], Iterator[pb.TrainSweepResponse] | Iterator[pb.WatchSweepResponse]]
-    ) -> Iterator[sweep_pb2.Sweep]:
-        with self._errors():
-            for response in start():
-                yield response.sweep
+        self, start: Callable[[], Iterator[pb.TrainSweepResponse | pb.WatchSweepResponse]]
+    ) -> Generator[sweep_pb2.Sweep, None, None]:
+        for response in self._responses(start):
+            yield response.sweep
 
-    def _started(self, start: Callable[[], Iterator[T]], *, again: bool) -> tuple[T, Iterator[T]]:
+    def _responses(self, start: Callable[[], Iterator[T]]) -> Iterator[T]:
+        """Yields what a stream brings. Whoever closes or drops it ends the call, and frees its place on the server."""
+        with self._errors():
+            responses = start()
+            try:
+                yield from responses
+            finally:
+                # What a stub returns is the call itself.
+                assert isinstance(responses, grpc.RpcContext)
+                responses.cancel()
+
+    def _started(
+        self, start: Callable[[], Generator[T, None, None]], *, again: bool
+    ) -> tuple[T, Generator[T, None, None]]:
         """Gives the first message of a stream, and the stream; asks for it again where that may be, for a while."""
         deadline = time.monotonic() + self.reconnect_seconds
         while True:

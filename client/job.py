@@ -75,7 +75,7 @@ class Job:
     """
 
     def __init__(self, client: Calls, info: job_pb2.Job, stream: Iterator[job_pb2.JobEvent] | None = None) -> None:
-        """Takes a job; with the stream of its history after the `accepted` event, if there is one already."""
+        """Takes a job; with the stream that it is to end with, after its `accepted` event, where there is one."""
         self.info = info
         self._client = client
         self._stream = stream
@@ -131,16 +131,21 @@ class Job:
         return self._client.get_params(self.model, version)
 
     def _follow(self) -> Iterator[Event]:
-        stream, self._stream = self._stream or self._client.watch_job(self.name, self._sequence), None
-        for event in stream:
-            self._sequence = event.sequence or self._sequence
-            if event.HasField("progress"):
-                yield event.progress
-            elif event.HasField("epoch"):
-                yield event.epoch
-            elif event.HasField("published"):
-                yield event.published
-            elif event.HasField("started"):
-                self.info = event.started
-            elif event.HasField("finished"):
-                self.info, self._ended = event.finished, True
+        stream, self._stream = self._stream, None
+        try:
+            for event in stream or self._client.watch_job(self.name, self._sequence):
+                self._sequence = event.sequence or self._sequence
+                if event.HasField("progress"):
+                    yield event.progress
+                elif event.HasField("epoch"):
+                    yield event.epoch
+                elif event.HasField("published"):
+                    yield event.published
+                elif event.HasField("started"):
+                    self.info = event.started
+                elif event.HasField("finished"):
+                    self.info, self._ended = event.finished, True
+        except GeneratorExit:
+            # Somebody left the events in the middle: a job that ends with its stream does not end for that.
+            self._stream = stream
+            raise

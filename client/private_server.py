@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Final
 
@@ -31,13 +33,30 @@ def server_environment() -> dict[str, str]:
     return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ
 
 
+class _Folder:
+    """A temporary folder that goes away with the process that made it, and not with a forked child of its.
+
+    tempfile's own is also removed when such a child ends, under the server's feet.
+    """
+
+    def __init__(self) -> None:
+        self.name = tempfile.mkdtemp(prefix="handgrad-")
+        self.cleanup = weakref.finalize(self, _remove, self.name, os.getpid())
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class PrivateServer:
     """Starts a server, and stops it when it is closed. It also stops if this process ends in any other way."""
 
     def __init__(self) -> None:
         check_server_installed()
+        self._owner = os.getpid()
         try:
-            self._folder = tempfile.TemporaryDirectory(prefix="handgrad-")
+            self._folder = _Folder()
         except OSError as error:
             raise UnavailableError(
                 f"the private server has no folder for its data: {error}; name one that can be written in $TMPDIR"
@@ -49,6 +68,7 @@ class PrivateServer:
                     # -P: a file of the caller's that is named like a module must not be taken for it.
                     *(sys.executable, "-P", "-m", "handgrad.server"),
                     *("--address", "127.0.0.1:0", "--data-dir", self._folder.name, "--private"),
+                    *("--parent", str(self._owner)),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -84,9 +104,10 @@ class PrivateServer:
         return f"the private server ended with status {status}. {log_text[-2000:]}".strip()
 
     def close(self) -> None:
-        """Stops the server, and removes its folder."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        """Stops the server, and removes its folder; nothing of that in a forked child, whose server it is not."""
+        if os.getpid() != self._owner:
+            return
+        self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

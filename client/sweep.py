@@ -65,11 +65,9 @@ class Sweep:
         info: The sweep as it was last heard of.
     """
 
-    def __init__(self, client: Calls, info: sweep_pb2.Sweep, stream: Iterator[sweep_pb2.Sweep] | None = None) -> None:
-        """Takes a sweep; with the stream of how it stands from here on, if there is one already."""
+    def __init__(self, client: Calls, info: sweep_pb2.Sweep) -> None:
         self.info = info
         self._client = client
-        self._stream = stream
 
     @property
     def name(self) -> str:
@@ -114,7 +112,6 @@ class Sweep:
         return self._client.get_params(self.info.model, self.info.version)
 
     def _follow(self) -> Iterator[sweep_pb2.Sweep]:
-        stream, self._stream = self._stream or self._client.watch_sweep(self.name), None
-        for info in stream:
+        for info in self._client.watch_sweep(self.name):
             self.info = info
             yield info

@@ -5,7 +5,7 @@ import hashlib
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -193,8 +193,13 @@ def chunks_of(path: Path, start: int) -> Iterator[tuple[int, bytes]]:
             start += len(chunk)
 
 
-def image_tensors(images: NDArray[Any], max_bytes: int) -> Iterator[tensor_pb2.Tensor]:
-    """Gives images as tensors of at most `max_bytes` of data each, unless one image alone has more.
+def image_tensors(images: NDArray[Any], max_bytes: int, answered: Callable[[], int]) -> Iterator[tensor_pb2.Tensor]:
+    """Yields images as tensors of at most `max_bytes` of data each, unless one image alone has more.
+
+    Args:
+        images: The images.
+        max_bytes: The most of a tensor's data.
+        answered: Returns the most images of a tensor whose answer is small enough, as far as that is known by now.
 
     Raises:
         InvalidArgumentError: They are not uint8 or floating-point numbers of shape [N, ...].
@@ -205,7 +210,8 @@ def image_tensors(images: NDArray[Any], max_bytes: int) -> Iterator[tensor_pb2.T
         raise InvalidArgumentError(f"images: of shape (images, ...), one or more; got {images.shape}", "images")
     kind = tensor_pb2.DATA_TYPE_UINT8 if images.dtype == np.uint8 else tensor_pb2.DATA_TYPE_FLOAT32
     plain = images if images.dtype == np.uint8 else images.astype("<f4")
-    per_call = max(1, max_bytes // max(1, math.prod(plain.shape[1:]) * plain.itemsize))
-    for start in range(0, len(plain), per_call):
-        part = plain[start : start + per_call]
+    per_call = max_bytes // max(1, math.prod(plain.shape[1:]) * plain.itemsize)
+    while len(plain):
+        count = max(1, min(per_call, answered()))
+        part, plain = plain[:count], plain[count:]
         yield tensor_pb2.Tensor(name="images", data_type=kind, shape=part.shape, data=part.tobytes())

@@ -155,11 +155,18 @@ def make_network(layers: Sequence[Layer], input_shape: Shape, classes: int) -> N
         )
     if len(network.leaves) > MAX_LAYERS:
         raise InvalidInputError("network.layers", f"at most {MAX_LAYERS} layers; got {len(network.leaves)}")
+    # Blocks have no params of their own, and may be empty: their number alone would have no bound.
+    if (blocks := _blocks(network.layers)) > MAX_LAYERS:
+        raise InvalidInputError("network.layers", f"at most {MAX_LAYERS} residual blocks; got {blocks}")
     if network.parameters > MAX_PARAMETERS:
         raise InvalidInputError(
             "network.layers", f"at most {MAX_PARAMETERS} parameters in all; got {network.parameters}"
         )
     return network
+
+
+def _blocks(layers: Sequence[Layer]) -> int:
+    return sum(1 + _blocks(each.layers) + _blocks(each.shortcut) for each in layers if isinstance(each, Residual))
 
 
 def _checked(layers: Sequence[Layer], shape: Shape, classes: int, field: str) -> tuple[tuple[Layer, ...], Shape]:

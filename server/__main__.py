@@ -23,6 +23,7 @@ HELP = {
     "max_dataset_bytes": "the most that the files of a data set may have",
     "max_disk_bytes": "the most that is kept before more is refused",
     "max_streams": "streams that may be open at once",
+    "max_streams_per_caller": "of these, the most of one caller: of a token, or of a connection where there are none",
 }
 FILES = {
     "tls_certificate": "PEM file of the certificate chain; with its key, the server speaks TLS",
@@ -72,11 +73,13 @@ def main() -> int:
     parser.add_argument("--log-format", choices=["text", "json"], default="text", help="how the log is written")
     parser.add_argument("--insecure", action="store_true", help="allow an address that other machines reach")
     parser.add_argument("--private", action="store_true", help="stop when standard input ends; log warnings only")
+    parser.add_argument("--parent", type=int, metavar="PID", help="stop when this process, which started it, ends")
     options = vars(parser.parse_args())
     private: bool = options.pop("private")
+    parent: int | None = options.pop("parent")
     set_up(options["log_format"], logging.WARNING if private else logging.INFO)
     try:
-        run(Settings(**options), private=private)
+        run(Settings(**options), private=private, parent=parent)
     except InvalidInputError as error:
         print(f"handgrad serve: --{error.field.replace('_', '-')}: {error.problem}", file=sys.stderr)
         return 1

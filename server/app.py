@@ -30,6 +30,7 @@ from handgrad.server.models import Models
 from handgrad.server.service import State, TrainingService
 from handgrad.server.settings import Settings, join_address, split_address
 from handgrad.server.storage import Storage
+from handgrad.server.streams import Streams
 from handgrad.server.sweeps import Sweeps
 from handgrad.server.tls import server_credentials
 from handgrad.server.uploads import Uploads
@@ -46,7 +47,24 @@ SPARE_THREADS: Final = 16
 MAX_CALLS: Final = 1024
 """Calls in work or waiting for a thread; gRPC answers those beyond with RESOURCE_EXHAUSTED."""
 
+KEEPALIVE_SECONDS: Final = 20.0
+"""Silence after which a connection is asked whether its caller is still there: one that went away without a word would
+keep its streams."""
+
+KEEPALIVE_ANSWER_SECONDS: Final = 10.0
+"""Without an answer for so long the caller is gone, and its calls end."""
+
+MIN_SECONDS_BETWEEN_PINGS: Final = 5.0
+"""Callers may ask as often, with a call open or without. gRPC's own five minutes would close the connections of those
+who ask each 10 s, which is the least that Go and Java allow."""
+
 GRACE_SECONDS: Final = 5.0
+PRIVATE_STOP_SECONDS: Final = 1.0
+"""A private server has stopped by then, whatever it does."""
+
+SECONDS_BETWEEN_LOOKS: Final = 0.5
+"""From one look at who a private server's parent is to the next."""
+
 SWITCH_SECONDS: Final = 0.0005
 """After which Python lets the device's thread go on while another runs. Its own 5 ms cost the report's run 2%."""
 
@@ -89,8 +107,7 @@ class Server:
         self._server = grpc.server(
             ThreadPoolExecutor(chosen.max_streams + SPARE_THREADS, thread_name_prefix="rpc"),
             interceptors=[CallInterceptor(tokens, metrics)],
-            # Without this, a second server on the same port would silently take a part of the calls.
-            options=[("grpc.so_reuseport", 0)],
+            options=_options(),
             maximum_concurrent_rpcs=MAX_CALLS,
         )
         add_TrainingServiceServicer_to_server(TrainingService(state), self._server)
@@ -115,12 +132,16 @@ class Server:
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         log.info("listening on %s, data in %s", self.address, data_dir)
 
-    def stop(self) -> None:
-        """Takes a snapshot of the running job, answers what is in flight, and closes. The next start goes on."""
+    def stop(self, grace_seconds: float | None = None) -> None:
+        """Takes a snapshot of the running job, answers what is in flight, and closes. The next start goes on.
+
+        Args:
+            grace_seconds: For calls in flight, which end with an error after it; None for GRACE_SECONDS.
+        """
         log.info("stopping")
         self._health.enter_graceful_shutdown()
         # Nothing new is taken from here on; streams end by themselves once their jobs have.
-        stopped = self._server.stop(GRACE_SECONDS)
+        stopped = self._server.stop(GRACE_SECONDS if grace_seconds is None else grace_seconds)
         self._worker.stop()
         stopped.wait()
         self._close()
@@ -131,6 +152,25 @@ class Server:
             self._stop_metrics()
         self._storage.close()
         os.close(self._lock)
+
+
+def _options() -> list[tuple[str, Any]]:
+    return [
+        # Without this, a second server on the same port would silently take a part of the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", _milliseconds(KEEPALIVE_SECONDS)),
+        ("grpc.keepalive_timeout_ms", _milliseconds(KEEPALIVE_ANSWER_SECONDS)),
+        # What counts in grpcio 1.85, which never starts the timer of the one above; its default is a minute.
+        ("grpc.http2.ping_timeout_ms", _milliseconds(KEEPALIVE_ANSWER_SECONDS)),
+        # Otherwise gRPC asks twice, and then no more while a call sends nothing.
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(MIN_SECONDS_BETWEEN_PINGS)),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(1000 * seconds)
 
 
 def _open(storage: Storage, settings: Settings, metrics: Metrics) -> State:
@@ -156,13 +196,16 @@ def _open(storage: Storage, settings: Settings, metrics: Metrics) -> State:
     uploads = Uploads(storage, datasets, max_bytes=settings.max_dataset_bytes)
     checkpoints, certificates = Checkpoints(storage), Certificates(storage)
     kept = (jobs, sweeps, models, datasets, uploads, checkpoints, certificates, storage.objects)
-    return State(*kept, worker, settings.max_streams)
+    return State(*kept, worker, Streams(settings.max_streams, settings.max_streams_per_caller))
 
 
-def run(settings: Settings, *, private: bool) -> None:
-    """Runs a server until SIGTERM or SIGINT comes, or, if it is private, until its standard input ends.
+def run(settings: Settings, *, private: bool, parent: int | None = None) -> None:
+    """Runs a server until SIGTERM or SIGINT comes. Its first line on standard output is "listening on HOST:PORT".
 
-    Its first line on standard output is "listening on HOST:PORT".
+    Args:
+        settings: Its settings.
+        private: Whether it also stops when its standard input ends.
+        parent: Number of the process that started it, and with which it ends; None for any.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -176,10 +219,17 @@ def run(settings: Settings, *, private: bool) -> None:
     log.info("computing on %s", device)
     print(f"listening on {server.address}", flush=True)
     if private:
-        # Its parent holds the other end: however the parent ends, this server ends too.
+        # Its parent holds the other end, and drops it when its client is dropped.
         threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
-    stop.wait()
-    server.stop()
+    # A forked child of the parent's holds the other end too, and outlives it: what tells then is who the parent is.
+    while not stop.wait(SECONDS_BETWEEN_LOOKS) and parent in (None, os.getppid()):
+        pass
+    if private:
+        # Whoever was answered has gone, and nothing is kept: it does not wait for what is being compiled either.
+        end = threading.Timer(PRIVATE_STOP_SECONDS, os._exit, (0,))
+        end.daemon = True
+        end.start()
+    server.stop(0 if private else None)
 
 
 def _user_cache() -> Path | None:
@@ -192,7 +242,9 @@ def _user_cache() -> Path | None:
 
 
 def _wait_for_end_of_input(stop: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    # Not by sys.stdin, whose lock a thread that waits for it holds: Python would abort at its end.
+    while os.read(0, 4096):
+        pass
     stop.set()
 
 

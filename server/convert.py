@@ -23,6 +23,7 @@ from handgrad.core.verification import AUTODIFF_TOLERANCE, DIFFERENCES_TOLERANCE
 from handgrad.server.certificates import VERSION
 from handgrad.server.checkpoints import Checkpoint
 from handgrad.server.datasets import MNIST, SplitName, Summary
+from handgrad.server.interceptors import MAX_ANSWER_BYTES
 from handgrad.server.jobs import Epoch, Event, Job, JobState, Progress
 from handgrad.server.models import Data, Model, Version
 from handgrad.server.names import check_name
@@ -43,6 +44,9 @@ from handgrad.v1 import (
 
 MAX_INLINED_BYTES: Final = 3 * 2**20
 """Params of at most this size come inside a reply. gRPC receives 4 MB unless a client says otherwise."""
+
+REST_BYTES: Final = 2048
+"""Of an answer, besides what is counted: numbers of fields, lengths, notes, the token of the next page."""
 
 _TRANSFORMS: Final[dict[int, Transform | None]] = {
     signature_pb2.TRANSFORM_UNSPECIFIED: None,
@@ -163,8 +167,8 @@ def _settings(
 
 
 def sweep_to_proto(sweep: Sweep, iteration: Callable[[Job], int]) -> sweep_pb2.Sweep:
-    """Gives a sweep, with the iterations that each member has done by now."""
-    return sweep_pb2.Sweep(
+    """Returns a sweep, with the iterations that each member has done by now, and its network if all of them fit."""
+    message = sweep_pb2.Sweep(
         sweep=sweep.name,
         model=sweep.model,
         version=sweep.version,
@@ -177,6 +181,10 @@ def sweep_to_proto(sweep: Sweep, iteration: Callable[[Job], int]) -> sweep_pb2.S
         members=[_member_to_proto(member, iteration(member.job)) for member in sweep.members],
         halving=sweep_pb2.Halving(**vars(sweep.halving)) if sweep.halving else None,
     )
+    if message.ByteSize() > MAX_ANSWER_BYTES - REST_BYTES:
+        for member in message.members:
+            member.config.ClearField("network")
+    return message
 
 
 def _member_to_proto(member: Member, iteration: int) -> sweep_pb2.SweepMember:
@@ -553,6 +561,19 @@ def images_from_proto(tensor: tensor_pb2.Tensor, signature: Signature) -> NDArra
     if dtype != np.uint8 and not np.isfinite(images).all():
         raise InvalidInputError("images.data", "finite numbers; got NaN or infinity")
     return images
+
+
+def check_prediction_fits(version: Version, images: int) -> None:
+    """Raises InvalidInputError where the prediction of so many images is larger than an answer may be."""
+    classes = version.network.outputs
+    # A label, of seven bits a byte, and a float for each class.
+    bytes_per_image = max(1, math.ceil((classes - 1).bit_length() / 7)) + 4 * classes
+    most = (MAX_ANSWER_BYTES - REST_BYTES - version_to_proto(version).ByteSize()) // bytes_per_image
+    if images > most:
+        raise InvalidInputError(
+            "images.shape",
+            f"at most {most} images in a call, whose {classes} outputs each fit an answer; got {images}",
+        )
 
 
 def prediction_to_proto(

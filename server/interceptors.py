@@ -5,14 +5,14 @@ from __future__ import annotations  # grpc's classes take type arguments in thei
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from handgrad.core.errors import InvalidInputError
 from handgrad.server import auth, logs
-from handgrad.server.errors import STATUS_CODES, ServiceError, status_of
+from handgrad.server.errors import STATUS_CODES, ExhaustedError, ServiceError, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     Behavior: TypeAlias = Callable[[Any, grpc.ServicerContext], Any]
 
 log = logging.getLogger(__name__)
+
+MAX_ANSWER_BYTES: Final = 4 * 2**20
+"""What gRPC receives, in every language, unless a client says otherwise: it drops what is larger."""
 
 
 class CallInterceptor(grpc.ServerInterceptor):
@@ -127,7 +130,12 @@ class Method:
             auth.caller.set(self._tokens.check(self._full_name, call.authorization))
 
     def _sent(self, response: Any) -> None:
-        self._metrics.sent(self._name, response.ByteSize())
+        size = response.ByteSize()
+        if size > MAX_ANSWER_BYTES:
+            raise ExhaustedError(
+                f"the answer has {size} bytes, and gRPC receives {MAX_ANSWER_BYTES} at most; ask for less in one call"
+            )
+        self._metrics.sent(self._name, size)
 
     def _ended(self, call: Call, code: str) -> None:
         seconds = time.perf_counter() - call.began

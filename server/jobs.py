@@ -4,7 +4,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
@@ -401,10 +401,16 @@ class Jobs:
             self.turn += 1
             self.changed.notify_all()
 
-    def wait(self, turn: int, seconds: float) -> None:
-        """Waits until there was a notification since `turn` was read, or the time is over."""
+    def wait(self, turn: int | None, seconds: float, done: Callable[[], bool]) -> None:
+        """Waits until there was a notification since `turn` was read, None for whichever there is; or until `done`.
+
+        Args:
+            turn: As it was read.
+            seconds: The longest that it waits.
+            done: Asked at each notification, and at each time that `changed` wakes it.
+        """
         with self.changed:
-            self.changed.wait_for(lambda: self.turn != turn, seconds)
+            self.changed.wait_for(lambda: (turn is not None and self.turn != turn) or done(), seconds)
 
     def check_room(self, writer: sqlite3.Connection) -> None:
         """Raises ExhaustedError where the queue is full; a sweep counts as one job. A part of a transaction."""

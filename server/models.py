@@ -373,8 +373,8 @@ class Models:
                 raise NotFoundError(f"model {name} has no version {number}; versions {kept} are kept")
             return version
 
-    def wait(self, name: str, after: int, seconds: float) -> Version | None:
-        """Waits until a model has a version with a number over `after`; gives None when the time is over.
+    def wait(self, name: str, after: int, seconds: float, done: Callable[[], bool] = lambda: False) -> Version | None:
+        """Waits until a model has a version with a number over `after`; gives None when the time is over, or at `done`.
 
         Raises:
             NotFoundError: There is no such model.
@@ -385,7 +385,8 @@ class Models:
             return model.versions.get(model.newest) if model.newest > after else None
 
         with self.changed:
-            return self.changed.wait_for(newer, seconds)
+            self.changed.wait_for(lambda: newer() or done(), seconds)
+            return newer()
 
     def data(self, version: Version) -> Data:
         """Gives the arrays of a version, from memory or from disk.

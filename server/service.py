@@ -3,14 +3,15 @@
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from threading import BoundedSemaphore
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from threading import Condition
+from typing import Final, TypeVar
 
 import grpc
 import numpy as np
+from google.protobuf.message import Message
 
 from handgrad.core.config import MAX_SEED
 from handgrad.core.errors import InvalidInputError
@@ -25,23 +26,30 @@ from handgrad.server.checkpoints import Checkpoints
 from handgrad.server.datasets import Datasets
 from handgrad.server.disk import Objects
 from handgrad.server.errors import ExhaustedError, ServiceError, StoppingError
-from handgrad.server.interceptors import Encoded
+from handgrad.server.interceptors import MAX_ANSWER_BYTES, Encoded
 from handgrad.server.jobs import Caller, Job, Jobs, Progress
-from handgrad.server.models import Draft, Models, Version
+from handgrad.server.models import Draft, Model, Models, Version
 from handgrad.server.names import check_name
 from handgrad.server.params_uploads import plan_upload
 from handgrad.server.planning import check_dataset, check_fit, chosen_network, plan, plan_sweep
+from handgrad.server.streams import Streams
 from handgrad.server.sweeps import Sweep, Sweeps
 from handgrad.server.uploads import CHUNK_BYTES, Uploads
 from handgrad.server.worker import Worker
-from handgrad.v1 import job_pb2, sweep_pb2
+from handgrad.v1 import job_pb2, params_pb2, sweep_pb2
 from handgrad.v1 import training_service_pb2 as pb
 from handgrad.v1.training_service_pb2_grpc import TrainingServiceServicer
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
 LOSSES_PER_REPLY: Final = 150_000
 """So many, with 100,000 epochs, which is the most there are, stay below the 4 MB that gRPC receives."""
+
+ELEMENT_BYTES: Final = 8
+"""Of each element of an answer, besides its message: its field's number, and its length."""
 
 MAX_REQUEST_ID_BYTES: Final = 128
 SECONDS_BETWEEN_PROGRESS: Final = 0.1
@@ -62,12 +70,7 @@ class State:
     certificates: Certificates
     objects: Objects
     worker: Worker
-    max_streams: int
-    streams: BoundedSemaphore = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Makes room for the streams: each holds one of the server's threads, of which `app` has more."""
-        self.streams = BoundedSemaphore(self.max_streams)
+    streams: Streams
 
 
 class TrainingService(TrainingServiceServicer):
@@ -79,12 +82,12 @@ class TrainingService(TrainingServiceServicer):
     def Train(self, request: pb.TrainRequest, context: grpc.ServicerContext) -> Iterator[pb.TrainResponse]:  # noqa: N802
         """Starts a job and streams its history."""
         state = self._state
-        with self._stream():
+        with self._stream(context):
             caller = _caller(request, context)
             job = state.worker.submit(plan(convert.settings_from_proto(request), state.models, state.datasets), caller)
-            if request.cancel_on_disconnect:
-                # A server that stops is no caller that goes away: whether the job ends then is the next start's to say.
-                context.add_callback(lambda: None if state.worker.stopping else self._abandon(job))
+            # The callback is not taken where the call has ended already.
+            if request.cancel_on_disconnect and not context.add_callback(lambda: self._abandon(job)):
+                self._abandon(job)
             for event in self._events(job, 0, context):
                 yield pb.TrainResponse(event=event)
 
@@ -104,10 +107,8 @@ class TrainingService(TrainingServiceServicer):
             model=request.model and check_name(request.model, "model"),
             client=request.client and check_name(request.client, "client"),
         )
-        return pb.ListJobsResponse(
-            jobs=[self._job_to_proto(job) for job in jobs[:size]],
-            next_page_token=str(jobs[size - 1].number) if len(jobs) > size else "",
-        )
+        messages, token = _page(jobs, size, self._job_to_proto, lambda each: each.number)
+        return pb.ListJobsResponse(jobs=messages, next_page_token=token)
 
     def CancelJob(self, request: pb.CancelJobRequest, context: grpc.ServicerContext) -> pb.CancelJobResponse:  # noqa: N802
         """Asks a job to stop."""
@@ -124,7 +125,7 @@ class TrainingService(TrainingServiceServicer):
             raise InvalidInputError(
                 "after_sequence", f"from 0 to {job.sequence}, its newest event; got {request.after_sequence}"
             )
-        with self._stream():
+        with self._stream(context):
             for event in self._events(job, request.after_sequence, context):
                 yield pb.WatchJobResponse(event=event)
 
@@ -147,7 +148,7 @@ class TrainingService(TrainingServiceServicer):
     ) -> Iterator[pb.TrainSweepResponse]:
         """Starts a sweep and streams how it stands."""
         state = self._state
-        with self._stream():
+        with self._stream(context):
             asked = plan_sweep(convert.sweep_from_proto(request), state.models, state.datasets)
             sweep = state.worker.submit_sweep(asked, _caller(request, context))
             for message in self._standings(sweep.name, context):
@@ -158,7 +159,7 @@ class TrainingService(TrainingServiceServicer):
     ) -> Iterator[pb.WatchSweepResponse]:
         """Streams how a sweep stands."""
         name = self._sweep(request.sweep).name
-        with self._stream():
+        with self._stream(context):
             for message in self._standings(name, context):
                 yield pb.WatchSweepResponse(sweep=message)
 
@@ -172,10 +173,8 @@ class TrainingService(TrainingServiceServicer):
         del context
         size = convert.page_size_from_proto(request.page_size)
         sweeps = self._state.sweeps.page(size + 1, convert.number_page_from_proto(request.page_token))
-        return pb.ListSweepsResponse(
-            sweeps=[self._sweep_to_proto(sweep) for sweep in sweeps[:size]],
-            next_page_token=str(sweeps[size - 1].number) if len(sweeps) > size else "",
-        )
+        messages, token = _page(sweeps, size, self._sweep_to_proto, lambda each: each.number)
+        return pb.ListSweepsResponse(sweeps=messages, next_page_token=token)
 
     def CancelSweep(self, request: pb.CancelSweepRequest, context: grpc.ServicerContext) -> pb.CancelSweepResponse:  # noqa: N802
         """Asks a sweep's members to stop."""
@@ -205,9 +204,8 @@ class TrainingService(TrainingServiceServicer):
         self, request: pb.StreamParamsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.StreamParamsResponse]:
         """Streams a version's data."""
-        del context
         data = self._state.models.data(self._version(request)).data
-        with self._stream():
+        with self._stream(context):
             for start in range(0, len(data), CHUNK_BYTES):
                 yield pb.StreamParamsResponse(chunk=data[start : start + CHUNK_BYTES])
 
@@ -219,10 +217,9 @@ class TrainingService(TrainingServiceServicer):
         if request.after_version < 0:
             raise InvalidInputError("after_version", f"0 or more; got {request.after_version}")
         after, models = request.after_version, self._state.models
-        with self._stream():
+        with self._stream(context):
             while context.is_active():
-                # Not longer, so that a caller that went away is noticed while nothing happens.
-                version = models.wait(name, after, _SECONDS_BETWEEN_LOOKS)
+                version = models.wait(name, after, _SECONDS_BETWEEN_LOOKS, lambda: not context.is_active())
                 if self._state.worker.stopping:
                     raise StoppingError("the server is stopping")
                 if version is None:
@@ -262,10 +259,9 @@ class TrainingService(TrainingServiceServicer):
         self, request_iterator: Iterator[pb.UploadParamsRequest], context: grpc.ServicerContext
     ) -> pb.UploadParamsResponse:
         """Publishes a caller's file as a model's next version."""
-        del context
         first: pb.UploadParamsRequest | None = None
         content = bytearray()
-        with self._stream():
+        with self._stream(context):
             for request in request_iterator:
                 first = first or request
                 content += request.chunk
@@ -288,13 +284,8 @@ class TrainingService(TrainingServiceServicer):
         del context
         size = convert.page_size_from_proto(request.page_size)
         models = self._state.models.page(size + 1, convert.name_page_from_proto(request.page_token))
-        jobs = {model.name: self._state.jobs.on_model(model.name) for model in models[:size]}
-        return pb.ListModelsResponse(
-            models=[
-                convert.model_to_proto(model, job.name if (job := jobs[model.name]) else "") for model in models[:size]
-            ],
-            next_page_token=models[size - 1].name if len(models) > size else "",
-        )
+        messages, token = _page(models, size, self._model_to_proto, lambda each: each.name)
+        return pb.ListModelsResponse(models=messages, next_page_token=token)
 
     def DeleteModel(self, request: pb.DeleteModelRequest, context: grpc.ServicerContext) -> pb.DeleteModelResponse:  # noqa: N802
         """Deletes a model."""
@@ -309,10 +300,8 @@ class TrainingService(TrainingServiceServicer):
         del context
         size = convert.page_size_from_proto(request.page_size)
         found = self._state.checkpoints.page(size + 1, convert.name_page_from_proto(request.page_token))
-        return pb.ListCheckpointsResponse(
-            checkpoints=[convert.checkpoint_to_proto(checkpoint) for checkpoint in found[:size]],
-            next_page_token=found[size - 1].name if len(found) > size else "",
-        )
+        messages, token = _page(found, size, convert.checkpoint_to_proto, lambda each: each.name)
+        return pb.ListCheckpointsResponse(checkpoints=messages, next_page_token=token)
 
     def DeleteCheckpoint(  # noqa: N802
         self, request: pb.DeleteCheckpointRequest, context: grpc.ServicerContext
@@ -358,10 +347,8 @@ class TrainingService(TrainingServiceServicer):
         del context
         size = convert.page_size_from_proto(request.page_size)
         found = self._state.datasets.page(size + 1, convert.name_page_from_proto(request.page_token))
-        return pb.ListDatasetsResponse(
-            datasets=[convert.dataset_to_proto(name, summary) for name, summary in found[:size]],
-            next_page_token=found[size - 1][0] if len(found) > size else "",
-        )
+        messages, token = _page(found, size, lambda each: convert.dataset_to_proto(*each), lambda each: each[0])
+        return pb.ListDatasetsResponse(datasets=messages, next_page_token=token)
 
     def GetDataset(self, request: pb.GetDatasetRequest, context: grpc.ServicerContext) -> pb.GetDatasetResponse:  # noqa: N802
         """Describes a data set."""
@@ -391,6 +378,7 @@ class TrainingService(TrainingServiceServicer):
         state = self._state
         version = self._version(request)
         images, notes = version.signature.read(convert.images_from_proto(request.images, version.signature), "images")
+        convert.check_prediction_fits(version, len(images))
         arrays, signature = state.models.data(version).arrays, version.signature
         outputs = state.worker.call(
             lambda: predict(
@@ -433,11 +421,11 @@ class TrainingService(TrainingServiceServicer):
         self, request: pb.CheckGradientsRequest, context: grpc.ServicerContext
     ) -> pb.CheckGradientsResponse:
         """Checks gradients."""
-        del context
         if not 0 <= request.seed <= MAX_SEED:
             raise InvalidInputError("seed", f"from 0 to {MAX_SEED}; got {request.seed}")
-        # It takes seconds, as a stream does, and a thread for as long: it is counted as one.
-        with self._stream():
+        # It takes seconds, as a stream does, and a thread for as long: it is counted as one until it is done.
+        with ExitStack() as stack:
+            stack.callback(self._state.streams.open(_stream_caller(context)))
             if request.HasField("choice"):
                 certificate = self._check_network(request)
             else:
@@ -474,6 +462,9 @@ class TrainingService(TrainingServiceServicer):
             return check_network(network, params, statistics, inputs, labels, seed=request.seed, data=data)
 
     def _abandon(self, job: Job) -> None:
+        # A server that stops is no caller that goes away: whether the job ends then is the next start's to say.
+        if self._state.worker.stopping:
+            return
         try:
             self._state.jobs.cancel(job, "its caller went away")
         except ServiceError:
@@ -484,6 +475,10 @@ class TrainingService(TrainingServiceServicer):
 
     def _job_to_proto(self, job: Job) -> job_pb2.Job:
         return convert.job_to_proto(job, self._state.jobs.iteration(job))
+
+    def _model_to_proto(self, model: Model) -> params_pb2.Model:
+        job = self._state.jobs.on_model(model.name)
+        return convert.model_to_proto(model, job.name if job else "")
 
     def _sweep(self, name: str) -> Sweep:
         return self._state.sweeps.get(check_name(name, "sweep"))
@@ -507,8 +502,8 @@ class TrainingService(TrainingServiceServicer):
             if self._state.worker.stopping:
                 raise StoppingError("the server is stopping; the sweep goes on when it has started again")
             # Not more often: all members are told of each time.
-            time.sleep(SECONDS_BETWEEN_STANDINGS)
-            jobs.wait(seen, SECONDS_BETWEEN_STANDINGS)
+            jobs.wait(None, SECONDS_BETWEEN_STANDINGS, lambda: not context.is_active())
+            jobs.wait(seen, SECONDS_BETWEEN_STANDINGS, lambda: not context.is_active())
 
     def _version(
         self,
@@ -550,17 +545,61 @@ class TrainingService(TrainingServiceServicer):
             if live and live.progress is not None and live.progress is not told:
                 told = live.progress
                 yield job_pb2.JobEvent(time=convert.timestamp(time.time()), progress=convert.progress_to_proto(told))
-            # Not longer, so that a caller that went away is noticed while nothing happens.
-            jobs.wait(seen, SECONDS_BETWEEN_PROGRESS if live else _SECONDS_BETWEEN_LOOKS)
+            seconds = SECONDS_BETWEEN_PROGRESS if live else _SECONDS_BETWEEN_LOOKS
+            jobs.wait(seen, seconds, lambda: not context.is_active())
 
     @contextmanager
-    def _stream(self) -> Iterator[None]:
-        if not self._state.streams.acquire(blocking=False):
-            raise ExhaustedError(f"{self._state.max_streams} streams are open already; try again when some have ended")
+    def _stream(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Counts a stream until it ends or its caller goes away, and wakes its thread then, which ends it."""
+        state = self._state
+        close = state.streams.open(_stream_caller(context))
+
+        def gone() -> None:
+            close()
+            _wake(state.jobs.changed)
+            _wake(state.models.changed)
+
+        context.add_callback(gone)
         try:
             yield
         finally:
-            self._state.streams.release()
+            close()
+
+
+def _page(
+    found: Sequence[T], size: int, to_proto: Callable[[T], M], token: Callable[[T], object]
+) -> tuple[list[M], str]:
+    """Encodes a page of what was found: `size` of it at most, and no more than fits an answer.
+
+    Returns:
+        The messages, and the token of the next page: that of the last of this one, empty where nothing comes after it.
+    """
+    messages: list[M] = []
+    room = MAX_ANSWER_BYTES - convert.REST_BYTES
+    for each in found[:size]:
+        message = to_proto(each)
+        room -= message.ByteSize() + ELEMENT_BYTES
+        # One that is too large alone is told so where answers are sent.
+        if room < 0 and messages:
+            break
+        messages.append(message)
+    return messages, str(token(found[len(messages) - 1])) if len(messages) < len(found) else ""
+
+
+def _stream_caller(context: grpc.ServicerContext) -> str:
+    """Returns who a stream counts for: a token's name, which has no colon, or the peer, which has one."""
+    return auth.caller.get() or context.peer()
+
+
+def _wake(changed: Condition) -> None:
+    """Wakes those who wait, so that they see that their caller went away.
+
+    It runs on the thread that serves all calls, which must not wait for the lock; where the lock is taken, they look a
+    moment later by themselves.
+    """
+    if changed.acquire(blocking=False):
+        changed.notify_all()
+        changed.release()
 
 
 def _caller(request: pb.TrainRequest | pb.TrainSweepRequest, context: grpc.ServicerContext) -> Caller:

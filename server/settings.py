@@ -42,6 +42,7 @@ class Settings:
         max_dataset_bytes: The most that the files of a data set may have together, as they are sent.
         max_disk_bytes: The most that models, checkpoints and data sets may have together before more are refused.
         max_streams: Streams that may be open at once.
+        max_streams_per_caller: Of these, the most of one caller: of a token, or of a connection where there are none.
     """
 
     address: str = "127.0.0.1:50051"
@@ -61,10 +62,14 @@ class Settings:
     max_dataset_bytes: int = 512 * 2**20
     max_disk_bytes: int = 16 * 2**30
     max_streams: int = 48
+    max_streams_per_caller: int = 32
 
     def check(self) -> None:
         """Raises InvalidInputError, which names the setting, where one is out of its range."""
-        for name in ("keep_versions", "max_queued_jobs", "max_dataset_bytes", "max_disk_bytes", "max_streams"):
+        for name in (
+            *("keep_versions", "max_queued_jobs", "max_dataset_bytes", "max_disk_bytes"),
+            *("max_streams", "max_streams_per_caller"),
+        ):
             if getattr(self, name) < 1:
                 raise InvalidInputError(name, f"1 or more; got {getattr(self, name)}")
         if self.keep_every < 0:

@@ -46,7 +46,9 @@ def test_metrics_tell_what_happened(hg: handgrad.Client, tiny: str, free_port: i
     assert found["handgrad_iterations_per_second"] == 0
     assert found['handgrad_rpcs_total{code="OK",method="GetParams"}'] == 1
     assert found['handgrad_rpcs_total{code="NOT_FOUND",method="GetParams"}'] == 1
-    assert found['handgrad_rpcs_total{code="OK",method="Train"}'] == 1
+    # Ended by the client once the job was accepted; what followed was watched.
+    assert found['handgrad_rpcs_total{code="CANCELLED",method="Train"}'] == 1
+    assert found['handgrad_rpcs_total{code="OK",method="WatchJob"}'] == 1
     assert found['handgrad_rpc_seconds_count{method="GetParams"}'] == 2
     reply = hg._stub.GetParams(pb.GetParamsRequest(model=job.model))
     assert found['handgrad_rpc_sent_bytes_total{method="GetParams"}'] == reply.ByteSize()

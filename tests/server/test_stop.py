@@ -19,6 +19,7 @@ from handgrad.v1 import training_service_pb2 as pb
 
 ARRAYS: dict[str, Any] = {"W_1": np.ones((3, 12)), "b_1": np.ones((3, 1))}
 MAX_STREAMS = Settings().max_streams
+MAX_STREAMS_PER_CALLER = Settings().max_streams_per_caller
 LONG: dict[str, Any] = {"hidden": [4], "batch_size": 10, "epochs": 100_000}
 
 
@@ -99,13 +100,14 @@ def test_the_place_of_a_stopped_server_can_be_taken(stopping: Server, tmp_path: 
 
 
 def test_streams_of_callers_that_went_away_are_given_back(hg: handgrad.Client, tiny: str) -> None:
-    with handgrad.connect(hg.address) as other:
-        # Held, for a stream ends with the Job that it belongs to.
-        held = [other.train(dataset=tiny, **LONG) for _ in range(MAX_STREAMS)]
+    jobs = [hg.train(dataset=tiny, **LONG).name for _ in range(2)]
+    with handgrad.connect(hg.address) as first, handgrad.connect(hg.address) as second:
+        others = [first] * MAX_STREAMS_PER_CALLER + [second] * (MAX_STREAMS - MAX_STREAMS_PER_CALLER)
+        held = [other.watch_job(jobs[1]) for other in others]
+        assert {next(stream).accepted.job for stream in held} == {jobs[1]}
         with pytest.raises(handgrad.ExhaustedError, match="streams are open"):
             hg.train(dataset=tiny, **LONG)
-    # The jobs go on without their caller.
-    jobs = [job.name for job in held]
+    # The jobs go on without their watchers.
     assert not any(hg.get_loss(name, limit=1).job.HasField("end_time") for name in jobs)
     for _ in range(300):
         try:
@@ -113,6 +115,6 @@ def test_streams_of_callers_that_went_away_are_given_back(hg: handgrad.Client, t
             break
         except handgrad.ExhaustedError:
             time.sleep(0.1)
-    assert len(jobs) == MAX_STREAMS + 1
+    assert len(jobs) == 3
     for name in reversed(jobs):
         hg.cancel_job(name)

@@ -250,17 +250,24 @@ def test_a_job_may_end_with_the_call_that_asked_for_it(server: Server, hg: handg
     assert hg.get_job(done.job).state == job_pb2.JOB_STATE_SUCCEEDED
 
 
-def test_more_streams_than_there_are_threads_for_are_refused(hg: handgrad.Client, tiny: str) -> None:
-    jobs = [hg.train(dataset=tiny, **LONG) for _ in range(Settings().max_streams)]
-    with pytest.raises(handgrad.ExhaustedError, match="streams are open"):
-        hg.train(dataset=tiny, **LONG)
-    # Calls without a stream are still answered.
-    assert hg.get_loss(jobs[0].name).job.job == jobs[0].name
-    for job in reversed(jobs):
-        job.cancel()
-    for job in jobs:
-        list(job.events())
-        assert job.info.state == job_pb2.JOB_STATE_CANCELLED
+def test_more_streams_than_there_are_threads_for_are_refused(server: Server, hg: handgrad.Client, tiny: str) -> None:
+    bounds = Settings()
+    with handgrad.connect(server.address) as other:
+        # Such jobs keep their streams.
+        jobs = [hg.train(dataset=tiny, cancel_on_disconnect=True, **LONG) for _ in range(bounds.max_streams_per_caller)]
+        rest = bounds.max_streams - bounds.max_streams_per_caller
+        jobs += [other.train(dataset=tiny, cancel_on_disconnect=True, **LONG) for _ in range(rest)]
+        with pytest.raises(
+            handgrad.ExhaustedError, match="48 streams are open already, as many as all callers together"
+        ):
+            other.train(dataset=tiny, **LONG)
+        # Calls without a stream are still answered.
+        assert hg.get_loss(jobs[0].name).job.job == jobs[0].name
+        for job in reversed(jobs):
+            job.cancel()
+        for job in jobs:
+            list(job.events())
+            assert job.info.state == job_pb2.JOB_STATE_CANCELLED
     hg.train(dataset=tiny, epochs=1, **SETTINGS).wait()
 
 

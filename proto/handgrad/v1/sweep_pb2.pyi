@@ -115,7 +115,9 @@ class SweepMember(_message.Message):
     """What it is ranked by: its own measure, or the mean over seeds. Not set: it has no rank."""
     @_builtins.property
     def config(self) -> _job_pb2.TrainConfig:
-        """The settings that were asked for this member, without those of the whole sweep."""
+        """The settings that were asked for this member, without those of the whole sweep. The networks of all members are left
+        out where the sweep would be larger than 4 MB with them: GetJob gives each.
+        """
 
     @_builtins.property
     def epoch(self) -> _job_pb2.Epoch:

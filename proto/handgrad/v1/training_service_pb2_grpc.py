@@ -30,12 +30,13 @@ class TrainingServiceStub:
 
     A name that a caller gives (model, job, checkpoint, dataset, client) has 1 to 63 characters: lower-case letters,
     digits, '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with
-    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
+    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB:
+    a page of a list ends sooner where it would be, and what cannot be cut is answered with RESOURCE_EXHAUSTED.
     What is answered is on disk: it outlives the server, however that ends.
     Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops or its disk fails, with
-    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, with UNAUTHENTICATED or PERMISSION_DENIED where
-    the server asks for tokens, and with INTERNAL when the server has a fault. A call that is marked NO_SIDE_EFFECTS is
-    open to a read-only token.
+    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, of the caller or of all together, with
+    UNAUTHENTICATED or PERMISSION_DENIED where the server asks for tokens, and with INTERNAL when the server has a fault. A
+    call that is marked NO_SIDE_EFFECTS is open to a read-only token.
     """
 
     def __init__(self, channel):
@@ -211,19 +212,21 @@ class TrainingServiceServicer:
 
     A name that a caller gives (model, job, checkpoint, dataset, client) has 1 to 63 characters: lower-case letters,
     digits, '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with
-    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
+    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB:
+    a page of a list ends sooner where it would be, and what cannot be cut is answered with RESOURCE_EXHAUSTED.
     What is answered is on disk: it outlives the server, however that ends.
     Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops or its disk fails, with
-    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, with UNAUTHENTICATED or PERMISSION_DENIED where
-    the server asks for tokens, and with INTERNAL when the server has a fault. A call that is marked NO_SIDE_EFFECTS is
-    open to a read-only token.
+    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, of the caller or of all together, with
+    UNAUTHENTICATED or PERMISSION_DENIED where the server asks for tokens, and with INTERNAL when the server has a fault. A
+    call that is marked NO_SIDE_EFFECTS is open to a read-only token.
     """
 
     def Train(self, request, context):
         """Starts a job and streams its history until it ends. The job goes on when the caller goes away, unless it asked for
         the contrary. With a request id it may be repeated: the same request with the same id starts no second job, and
-        streams the history of the first from its beginning. The last event is always `finished`, whichever way the job
-        ended; a stream that ends without it lost its server, and WatchJob goes on from where it stopped.
+        streams the history of the first from its beginning. Whoever wants the job started and no more ends the call after
+        `accepted`, and keeps no stream. The last event is always `finished`, whichever way the job ended; a stream that ends
+        without it lost its server, and WatchJob goes on from where it stopped.
         INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
         ALREADY_EXISTS: the request id was used for another request. FAILED_PRECONDITION: the model has another network.
         RESOURCE_EXHAUSTED: the queue is full.
@@ -457,8 +460,8 @@ class TrainingServiceServicer:
 
     def Predict(self, request, context):
         """Tells the classes of images, by one version of a model. A running job pauses for it.
-        NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the version's signature says, or
-        their answer would be too large.
+        NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the version's signature
+        says, or more than those whose outputs fit an answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -665,12 +668,13 @@ class TrainingService:
 
     A name that a caller gives (model, job, checkpoint, dataset, client) has 1 to 63 characters: lower-case letters,
     digits, '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with
-    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
+    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB:
+    a page of a list ends sooner where it would be, and what cannot be cut is answered with RESOURCE_EXHAUSTED.
     What is answered is on disk: it outlives the server, however that ends.
     Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops or its disk fails, with
-    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, with UNAUTHENTICATED or PERMISSION_DENIED where
-    the server asks for tokens, and with INTERNAL when the server has a fault. A call that is marked NO_SIDE_EFFECTS is
-    open to a read-only token.
+    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, of the caller or of all together, with
+    UNAUTHENTICATED or PERMISSION_DENIED where the server asks for tokens, and with INTERNAL when the server has a fault. A
+    call that is marked NO_SIDE_EFFECTS is open to a read-only token.
     """
 
     @staticmethod

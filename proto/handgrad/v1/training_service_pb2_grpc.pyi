@@ -31,12 +31,13 @@ class TrainingServiceStub:
 
     A name that a caller gives (model, job, checkpoint, dataset, client) has 1 to 63 characters: lower-case letters,
     digits, '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with
-    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
+    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB:
+    a page of a list ends sooner where it would be, and what cannot be cut is answered with RESOURCE_EXHAUSTED.
     What is answered is on disk: it outlives the server, however that ends.
     Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops or its disk fails, with
-    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, with UNAUTHENTICATED or PERMISSION_DENIED where
-    the server asks for tokens, and with INTERNAL when the server has a fault. A call that is marked NO_SIDE_EFFECTS is
-    open to a read-only token.
+    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, of the caller or of all together, with
+    UNAUTHENTICATED or PERMISSION_DENIED where the server asks for tokens, and with INTERNAL when the server has a fault. A
+    call that is marked NO_SIDE_EFFECTS is open to a read-only token.
     """
 
     @_typing.overload
@@ -46,8 +47,9 @@ class TrainingServiceStub:
     Train: _grpc.UnaryStreamMultiCallable[_training_service_pb2.TrainRequest, _training_service_pb2.TrainResponse]
     """Starts a job and streams its history until it ends. The job goes on when the caller goes away, unless it asked for
     the contrary. With a request id it may be repeated: the same request with the same id starts no second job, and
-    streams the history of the first from its beginning. The last event is always `finished`, whichever way the job
-    ended; a stream that ends without it lost its server, and WatchJob goes on from where it stopped.
+    streams the history of the first from its beginning. Whoever wants the job started and no more ends the call after
+    `accepted`, and keeps no stream. The last event is always `finished`, whichever way the job ended; a stream that ends
+    without it lost its server, and WatchJob goes on from where it stopped.
     INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
     ALREADY_EXISTS: the request id was used for another request. FAILED_PRECONDITION: the model has another network.
     RESOURCE_EXHAUSTED: the queue is full.
@@ -159,8 +161,8 @@ class TrainingServiceStub:
     """
     Predict: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.PredictRequest, _training_service_pb2.PredictResponse]
     """Tells the classes of images, by one version of a model. A running job pauses for it.
-    NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the version's signature says, or
-    their answer would be too large.
+    NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the version's signature
+    says, or more than those whose outputs fit an answer.
     """
     DescribeNetwork: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.DescribeNetworkRequest, _training_service_pb2.DescribeNetworkResponse]
     """Describes a network: its layers with their shapes, parameters and operations.
@@ -182,20 +184,22 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
 
     A name that a caller gives (model, job, checkpoint, dataset, client) has 1 to 63 characters: lower-case letters,
     digits, '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with
-    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
+    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB:
+    a page of a list ends sooner where it would be, and what cannot be cut is answered with RESOURCE_EXHAUSTED.
     What is answered is on disk: it outlives the server, however that ends.
     Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops or its disk fails, with
-    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, with UNAUTHENTICATED or PERMISSION_DENIED where
-    the server asks for tokens, and with INTERNAL when the server has a fault. A call that is marked NO_SIDE_EFFECTS is
-    open to a read-only token.
+    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, of the caller or of all together, with
+    UNAUTHENTICATED or PERMISSION_DENIED where the server asks for tokens, and with INTERNAL when the server has a fault. A
+    call that is marked NO_SIDE_EFFECTS is open to a read-only token.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Train: _aio.UnaryStreamMultiCallable[_training_service_pb2.TrainRequest, _training_service_pb2.TrainResponse]  # type: ignore[assignment]
     """Starts a job and streams its history until it ends. The job goes on when the caller goes away, unless it asked for
     the contrary. With a request id it may be repeated: the same request with the same id starts no second job, and
-    streams the history of the first from its beginning. The last event is always `finished`, whichever way the job
-    ended; a stream that ends without it lost its server, and WatchJob goes on from where it stopped.
+    streams the history of the first from its beginning. Whoever wants the job started and no more ends the call after
+    `accepted`, and keeps no stream. The last event is always `finished`, whichever way the job ended; a stream that ends
+    without it lost its server, and WatchJob goes on from where it stopped.
     INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
     ALREADY_EXISTS: the request id was used for another request. FAILED_PRECONDITION: the model has another network.
     RESOURCE_EXHAUSTED: the queue is full.
@@ -307,8 +311,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """
     Predict: _aio.UnaryUnaryMultiCallable[_training_service_pb2.PredictRequest, _training_service_pb2.PredictResponse]  # type: ignore[assignment]
     """Tells the classes of images, by one version of a model. A running job pauses for it.
-    NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the version's signature says, or
-    their answer would be too large.
+    NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the version's signature
+    says, or more than those whose outputs fit an answer.
     """
     DescribeNetwork: _aio.UnaryUnaryMultiCallable[_training_service_pb2.DescribeNetworkRequest, _training_service_pb2.DescribeNetworkResponse]  # type: ignore[assignment]
     """Describes a network: its layers with their shapes, parameters and operations.
@@ -329,12 +333,13 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
 
     A name that a caller gives (model, job, checkpoint, dataset, client) has 1 to 63 characters: lower-case letters,
     digits, '.', '_' and '-', the first of them a letter or a digit. A field that is wrong is answered with
-    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB.
+    INVALID_ARGUMENT and a google.rpc.BadRequest detail that names the field. No message of the server is larger than 4 MB:
+    a page of a list ends sooner where it would be, and what cannot be cut is answered with RESOURCE_EXHAUSTED.
     What is answered is on disk: it outlives the server, however that ends.
     Besides what each call lists, any call can be answered with UNAVAILABLE while the server stops or its disk fails, with
-    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, with UNAUTHENTICATED or PERMISSION_DENIED where
-    the server asks for tokens, and with INTERNAL when the server has a fault. A call that is marked NO_SIDE_EFFECTS is
-    open to a read-only token.
+    RESOURCE_EXHAUSTED when its disk is full or too many calls are open, of the caller or of all together, with
+    UNAUTHENTICATED or PERMISSION_DENIED where the server asks for tokens, and with INTERNAL when the server has a fault. A
+    call that is marked NO_SIDE_EFFECTS is open to a read-only token.
     """
 
     @_abc_1.abstractmethod
@@ -345,8 +350,9 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_training_service_pb2.TrainResponse], _abc.AsyncIterator[_training_service_pb2.TrainResponse]]:
         """Starts a job and streams its history until it ends. The job goes on when the caller goes away, unless it asked for
         the contrary. With a request id it may be repeated: the same request with the same id starts no second job, and
-        streams the history of the first from its beginning. The last event is always `finished`, whichever way the job
-        ended; a stream that ends without it lost its server, and WatchJob goes on from where it stopped.
+        streams the history of the first from its beginning. Whoever wants the job started and no more ends the call after
+        `accepted`, and keeps no stream. The last event is always `finished`, whichever way the job ended; a stream that ends
+        without it lost its server, and WatchJob goes on from where it stopped.
         INVALID_ARGUMENT: a setting is out of its range. NOT_FOUND: there is no such data set.
         ALREADY_EXISTS: the request id was used for another request. FAILED_PRECONDITION: the model has another network.
         RESOURCE_EXHAUSTED: the queue is full.
@@ -626,8 +632,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.PredictResponse, _abc.Awaitable[_training_service_pb2.PredictResponse]]:
         """Tells the classes of images, by one version of a model. A running job pauses for it.
-        NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the version's signature says, or
-        their answer would be too large.
+        NOT_FOUND: there is no such model or version. INVALID_ARGUMENT: the images are not what the version's signature
+        says, or more than those whose outputs fit an answer.
         """
 
     @_abc_1.abstractmethod
