@@ -42,6 +42,12 @@ class Loss:
         """The keyword arguments of its operation."""
         return {"smoothing": self.smoothing} if self.name == SOFTMAX_CROSS_ENTROPY.name else {}
 
+    @property
+    def title(self) -> str:
+        """Its name, with the smoothing where there is one: `softmax_cross_entropy, label_smoothing 0.1`."""
+        smoothing = self.settings.get("smoothing", 0.0)
+        return f"{self.name}, label_smoothing {smoothing:g}" if smoothing else self.name
+
 
 CROSS_ENTROPY: Final = Loss()
 

@@ -93,6 +93,8 @@ class Certificate:
         seed: Of what was drawn.
         data: What the inputs were: `random`, or the name of a data set.
         jax: The version of jax that judged.
+        loss: The title of the loss that was differentiated; empty for operations, which have their own cotangents.
+            Certificates from before losses were told are of the plain cross-entropy.
     """
 
     checks: tuple[ArrayCheck, ...]
@@ -100,6 +102,7 @@ class Certificate:
     seed: int
     data: str
     jax: str
+    loss: str = CROSS_ENTROPY.title
 
     @property
     def passed(self) -> bool:
@@ -110,7 +113,7 @@ class Certificate:
 def check_operations(seed: int = 0, operations: Sequence[Operation] = OPERATIONS) -> Certificate:
     """Checks operations, each at all of its examples; an argument's errors are the largest of these."""
     checks = [check for operation in operations for check in _check_operation(operation, seed)]
-    return Certificate(tuple(checks), 0, seed, "random", jax.__version__)
+    return Certificate(tuple(checks), 0, seed, "random", jax.__version__, loss="")
 
 
 def _check_operation(operation: Operation, seed: int) -> list[ArrayCheck]:
@@ -215,7 +218,7 @@ def check_network(
         single = jax.tree.map(lambda array: jnp.asarray(np.float32(array)), (theta, kept, X))
         rounded = [np.asarray(grad) for grad in jax.tree.leaves(grads_of(*single))]
     checks = _judged(_names_of(network, params), found, expected, directions, rounded)
-    return Certificate(tuple(checks), len(labels), seed, data, jax.__version__)
+    return Certificate(tuple(checks), len(labels), seed, data, jax.__version__, loss.title)
 
 
 def certify(

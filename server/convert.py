@@ -290,6 +290,7 @@ def certificate_to_proto(certificate: Certificate | None) -> certificate_pb2.Cer
         data=certificate.data,
         jax=certificate.jax,
         handgrad=VERSION,
+        loss=certificate.loss,
     )
 
 

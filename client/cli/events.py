@@ -311,6 +311,7 @@ def certificate(found: certificate_pb2.Certificate) -> Event:
         "event": "certificate",
         "passed": found.passed,
         "checks": len(found.checks),
+        "loss": found.loss,
         "data": found.data,
         "seed": found.seed,
     }

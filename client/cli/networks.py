@@ -136,10 +136,11 @@ def _tell_certificate(found: certificate_pb2.Certificate, output: Output) -> Non
     output.table(headers, rows)
     wrong = sum(not check.passed for check in found.checks)
     verdict = f"{wrong} of them WRONG" if wrong else "all right"
+    loss = f"loss {found.loss}, " if found.loss else ""
     output.say(
         f"{len(found.checks)} gradients, {verdict}. Relative errors: float64 against autodiff (allowed "
         f"{found.autodiff_tolerance:.0e}) and central differences ({found.differences_tolerance:.0e}), float32 against "
-        f"float64 ({found.float32_tolerance:.0e}); data {found.data}, seed {found.seed}"
+        f"float64 ({found.float32_tolerance:.0e}); {loss}data {found.data}, seed {found.seed}"
     )
     output.emit(events.certificate(found))
 

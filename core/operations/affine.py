@@ -10,6 +10,7 @@ from jax import Array, lax
 from handgrad.core.initializers import Draw, check_initializer
 from handgrad.core.operations.base import (
     Example,
+    Golden,
     Layer,
     LayerParams,
     Operation,
@@ -74,7 +75,15 @@ def _examples(generator: np.random.Generator) -> list[Example]:
     ]
 
 
-AFFINE = Operation("affine", affine, affine_fwd, affine_bwd, _examples)
+_GOLDEN = (
+    Golden(
+        "by hand: (1 - 2 + 10, -1 + 8 - 3 - 20), (4 + 10, 12 + 6 - 20)",
+        ([[1, 2, -1], [0, 3, 2]], [[1, 0, 2], [-1, 4, 3]], [10, -20]),
+        [[9, -16], [14, -2]],
+    ),
+)
+
+AFFINE = Operation("affine", affine, affine_fwd, affine_bwd, _examples, _GOLDEN)
 
 MAX_WIDTH = 65_536
 

@@ -58,9 +58,30 @@ class Example:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+Numbers: TypeAlias = Sequence[Any] | float
+"""A number, or lists of numbers, as deep as an array has axes."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """An output known from an independent source, as numbers: the gradient check alone would let a wrong formula pass.
+
+    Attributes:
+        source: Where the output is from: a function of another library with its version, or the arithmetic by hand.
+        arrays: The operation's arguments.
+        output: What the operation returns for them, to 1e-12 in float64.
+        settings: Its keyword arguments.
+    """
+
+    source: str
+    arrays: tuple[Numbers, ...]
+    output: Numbers
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Operation:
-    """An operation: its triple, and examples that the gradient check begins with.
+    """An operation: its triple, examples that the gradient check begins with, and golden outputs.
 
     Attributes:
         name: Its name.
@@ -69,6 +90,7 @@ class Operation:
         bwd: Its backward pass.
         examples: `examples(generator) -> [Example, ...]`: random arrays of small shapes, at each setting that takes
             another way through the code.
+        golden: Known outputs, at each such setting; `tests/core/test_golden.py` holds the forward pass against them.
     """
 
     name: str
@@ -76,6 +98,7 @@ class Operation:
     fwd: Callable[..., tuple[Array, Any]]
     bwd: Callable[..., tuple[Array | None, ...]]
     examples: Callable[[np.random.Generator], Sequence[Example]]
+    golden: tuple[Golden, ...]
 
 
 class ShapeError(ValueError):

@@ -10,6 +10,7 @@ from jax import Array, lax
 from handgrad.core.initializers import Draw, check_initializer
 from handgrad.core.operations.base import (
     Example,
+    Golden,
     Layer,
     LayerParams,
     Operation,
@@ -131,7 +132,98 @@ def _examples(generator: np.random.Generator) -> list[Example]:
     return examples
 
 
-CONVOLUTION = Operation("convolution", convolution, convolution_fwd, convolution_bwd, _examples)
+_SOURCE = "PyTorch 2.13.0, torch.nn.functional.conv2d(x, W, b, stride, padding), float64, channels moved to the end"
+_GOLDEN = (
+    Golden(
+        "by hand: y_00 = 2 x 1 + 3 x 0 - 2 x 0 - 3 x 1 - 3 = -4, and so on: the kernel is not mirrored",
+        (
+            [[[[2], [3], [-3], [3]], [[0], [1], [2], [-1]], [[4], [-3], [-1], [0]]]],
+            [[[[1], [0]], [[-2], [-3]]]],
+            [-3],
+        ),
+        [[[[-4], [-8], [-7]], [[-2], [7], [1]]]],
+    ),
+    Golden(
+        _SOURCE,
+        (
+            [
+                [[[-3, -2], [4, -2], [2, 3]], [[-2, -1], [0, -1], [4, -2]]],
+                [[[4, 3], [3, -3], [0, 2]], [[0, 2], [2, 2], [-3, 4]]],
+            ],
+            [[[[1, 4], [-1, -1]], [[4, -2], [-3, -1]]], [[[2, -3], [3, -1]], [[-2, 1], [4, 4]]]],
+            [3, -1],
+        ),
+        [[[[14, -21], [14, 9]], [[6, -6], [-3, 16]]], [[[-12, 27], [19, -2]], [[1, -3], [12, -16]]]],
+        {"stride": 2, "padding": 1},
+    ),
+    Golden(
+        _SOURCE,
+        (
+            [[[[-3], [3], [2], [3]], [[-3], [-3], [1], [-1]], [[0], [4], [-2], [1]]]],
+            [
+                [[[-1], [-1], [3]], [[-2], [-1], [-3]], [[-2], [-1], [2]]],
+                [[[1], [0], [-2]], [[3], [3], [-2]], [[-3], [-1], [-2]]],
+            ],
+            [3, 1],
+        ),
+        [
+            [
+                [[-6, -5], [11, 7], [-11, 20], [-5, 14]],
+                [[35, -16], [7, -26], [11, -18], [0, 8]],
+                [[-15, -1], [14, 12], [-7, 4], [6, -1]],
+            ]
+        ],
+        {"padding": "same"},
+    ),
+    Golden(
+        _SOURCE,
+        (
+            [
+                [
+                    [[1], [-1], [1], [4], [-2]],
+                    [[3], [-3], [-1], [4], [3]],
+                    [[-3], [3], [3], [0], [-1]],
+                    [[4], [4], [2], [0], [-2]],
+                ]
+            ],
+            [[[[4], [-1], [1]], [[2], [-2], [-1]], [[2], [-2], [2]]]],
+            [4],
+        ),
+        [[[[-9], [0], [18]], [[1], [1], [23]]]],
+        {"stride": 2, "padding": "same"},
+    ),
+    # A stride that leaves out a row and two columns at the end.
+    Golden(
+        _SOURCE,
+        (
+            [
+                [
+                    [[2], [2], [0], [4]],
+                    [[-2], [-1], [2], [2]],
+                    [[-3], [-2], [2], [3]],
+                    [[2], [4], [0], [-1]],
+                    [[3], [-3], [-2], [-2]],
+                ]
+            ],
+            [[[[0], [-2]], [[3], [3]]]],
+            [0],
+        ),
+        [[[[-13]], [[-8]]]],
+        {"stride": 3},
+    ),
+    # A kernel of one place: an affine map of the channels.
+    Golden(
+        _SOURCE,
+        (
+            [[[[-3, 2, -3], [1, -2, 4], [2, 4, 1]], [[2, 0, 3], [-3, -2, -1], [2, 0, 3]]]],
+            [[[[4, 0, 0]]], [[[1, 2, 0]]]],
+            [1, 4],
+        ),
+        [[[[-11, 5], [5, 1], [9, 14]], [[9, 6], [-11, -3], [9, 6]]]],
+    ),
+)
+
+CONVOLUTION = Operation("convolution", convolution, convolution_fwd, convolution_bwd, _examples, _GOLDEN)
 
 MAX_CHANNELS = 4096
 MAX_KERNEL = 64

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from handgrad.core.operations.base import Example, Layer, LayerParams, Operation, require, require_floating
+from handgrad.core.operations.base import Example, Golden, Layer, LayerParams, Operation, require, require_floating
 
 
 def dropout(inputs: Array, kept: Array, *, rate: float) -> Array:
@@ -58,7 +58,14 @@ def _examples(generator: np.random.Generator) -> list[Example]:
     ]
 
 
-DROPOUT = Operation("dropout", dropout, dropout_fwd, dropout_bwd, _examples)
+_INPUTS = [[1.0, -2.0, 4.0], [0.5, 3.0, -8.0]]
+_KEPT = [[True, True, False], [True, False, True]]
+_GOLDEN = (
+    Golden("by hand: 1 / (1 - 0.2) = 1.25", (_INPUTS, _KEPT), [[1.25, -2.5, 0], [0.625, 0, -10]], {"rate": 0.2}),
+    Golden("by hand: 1 / (1 - 0.75) = 4", (_INPUTS, _KEPT), [[4, -8, 0], [2, 0, -32]], {"rate": 0.75}),
+)
+
+DROPOUT = Operation("dropout", dropout, dropout_fwd, dropout_bwd, _examples, _GOLDEN)
 
 
 @dataclass(frozen=True)

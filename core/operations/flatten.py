@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from jax import Array
 
-from handgrad.core.operations.base import Example, Operation, Shape, Stateless, require_floating
+from handgrad.core.operations.base import Example, Golden, Operation, Shape, Stateless, require_floating
 
 
 def flatten(inputs: Array) -> Array:
@@ -39,12 +39,26 @@ def _examples(generator: np.random.Generator) -> list[Example]:
     return [Example((generator.normal(size=shape),)) for shape in ((2, 3, 4, 2), (1, 5))]
 
 
+_GOLDEN = (
+    Golden(
+        "by hand: two images of 2 rows, 3 columns, 2 channels, whose numbers are counted row by row, channels last",
+        (
+            [
+                [[[1, 2], [3, 4], [5, 6]], [[7, 8], [9, 10], [11, 12]]],
+                [[[-1, -2], [-3, -4], [-5, -6]], [[-7, -8], [-9, -10], [-11, -12]]],
+            ],
+        ),
+        [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [-1, -2, -3, -4, -5, -6, -7, -8, -9, -10, -11, -12]],
+    ),
+)
+
+
 @dataclass(frozen=True)
 class Flatten(Stateless):
     """A layer that makes a vector of an image."""
 
     kind: ClassVar[str] = "flatten"
-    operation: ClassVar[Operation] = Operation("flatten", flatten, flatten_fwd, flatten_bwd, _examples)
+    operation: ClassVar[Operation] = Operation("flatten", flatten, flatten_fwd, flatten_bwd, _examples, _GOLDEN)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Gives `(inputs,)`."""

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from handgrad.core.operations.base import Example, Operation, require, require_floating
+from handgrad.core.operations.base import Example, Golden, Operation, require, require_floating
 from handgrad.core.operations.softmax import log_softmax
 
 
@@ -163,14 +163,42 @@ def _smoothed_examples(generator: np.random.Generator) -> list[Example]:
     ]
 
 
+_LOGITS, _LABELS = [[1, -2, 0.5], [0, 3, -2]], [2, 0]
+_CROSS_ENTROPY_SOURCE = "PyTorch 2.13.0, torch.nn.functional.cross_entropy(z, labels, label_smoothing=a), float64"
+_CROSS_ENTROPY_GOLDEN = (
+    Golden(_CROSS_ENTROPY_SOURCE, (_LOGITS, _LABELS), 2.02979106885972),
+    Golden(_CROSS_ENTROPY_SOURCE, (_LOGITS, _LABELS), 2.06312440219305, {"smoothing": 0.2}),
+    Golden(_CROSS_ENTROPY_SOURCE, (_LOGITS, _LABELS), 2.19645773552638, {"smoothing": 1.0}),
+    Golden("by hand: log y = (0, -1000, -1500), but for exp(-1000)", ([[1000, 0, -500]], [1]), 1000),
+    Golden(
+        "by hand: 0.8 x 1000 + 0.2 x (0 + 1000 + 1500) / 3",
+        ([[1000, 0, -500]], [1]),
+        800 + 500 / 3,
+        {"smoothing": 0.2},
+    ),
+)
+_SQUARED_ERROR_GOLDEN = (
+    Golden(
+        "by hand: z - y' is (1, 1, -1) and (0.5, 0, 2), E = (3 + 4.25) / (2 x 2): half of the sum over the classes, in "
+        "the mean of the batch; PyTorch's mse_loss is the mean over both, without the half",
+        ([[1, 2, -1], [0.5, 0, 3]], [1, 2]),
+        1.8125,
+    ),
+)
+_L2_GOLDEN = (Golden("by hand: 0.1 / 2 x (1 + 4 + 9 + 0.25)", ([[1, -2], [3, 0.5]], 0.1), 0.7125),)
+
 SOFTMAX_CROSS_ENTROPY = Operation(
     "softmax_cross_entropy",
     *(softmax_cross_entropy, softmax_cross_entropy_fwd, softmax_cross_entropy_bwd),
     _smoothed_examples,
+    _CROSS_ENTROPY_GOLDEN,
 )
-SQUARED_ERROR = Operation("squared_error", squared_error, squared_error_fwd, squared_error_bwd, _examples)
+SQUARED_ERROR = Operation(
+    "squared_error", squared_error, squared_error_fwd, squared_error_bwd, _examples, _SQUARED_ERROR_GOLDEN
+)
 L2_PENALTY = Operation(
     "l2_penalty",
     *(l2_penalty, l2_penalty_fwd, l2_penalty_bwd),
     lambda generator: [Example((generator.normal(size=(3, 4)), np.array(0.3)))],
+    _L2_GOLDEN,
 )

@@ -10,6 +10,7 @@ from jax import Array
 from handgrad.core.initializers import Draw
 from handgrad.core.operations.base import (
     Example,
+    Golden,
     Layer,
     LayerParams,
     Operation,
@@ -222,13 +223,110 @@ def _inference_examples(generator: np.random.Generator) -> list[Example]:
     ]
 
 
-BATCH_NORM = Operation("batch_norm", batch_norm, batch_norm_fwd, batch_norm_bwd, _examples)
+_VECTORS = [[1, -4], [3, 0], [-2, 2], [5, 6.5]]
+_IMAGES = [[[[1, -4], [3, 0]]], [[[-2, 2], [5, 6.5]]]]
+_GAMMA, _BETA, _MEAN, _VARIANCE = [2, -0.5], [0.25, 1], [0.5, -2], [2, 0.25]
+_BATCH_SOURCE = (
+    "PyTorch 2.13.0, torch.nn.functional.batch_norm(x, None, None, gamma, beta, training=True, eps), float64"
+)
+_BATCH_OUTPUTS = [
+    [-0.330041459751703, 1.67770885801708],
+    [1.21673576625284, 1.14876535907692],
+    [-2.65020729875851, 0.884293609606841],
+    [2.76351299225738, 0.289232173299164],
+]
+_BATCH_NORM_GOLDEN = (
+    Golden(_BATCH_SOURCE, (_VECTORS, _GAMMA, _BETA), _BATCH_OUTPUTS, {"epsilon": 1e-5}),
+    # The same numbers as two images of a row and two columns: each channel's moments are over all places.
+    Golden(
+        _BATCH_SOURCE,
+        (_IMAGES, _GAMMA, _BETA),
+        [[_BATCH_OUTPUTS[:2]], [_BATCH_OUTPUTS[2:]]],
+        {"epsilon": 1e-5},
+    ),
+    Golden(
+        _BATCH_SOURCE,
+        (_VECTORS, _GAMMA, _BETA),
+        [
+            [-0.309502884944188, 1.66616049069756],
+            [1.18250480824031, 1.14623035161654],
+            [-2.54751442472094, 0.886265282076026],
+            [2.67451250142482, 0.301343875609871],
+        ],
+        {"epsilon": 0.5},
+    ),
+)
+_INFERENCE_SOURCE = (
+    "PyTorch 2.13.0, torch.nn.functional.batch_norm(x, mean, variance, gamma, beta, training=False, eps), float64"
+)
+_INFERENCE_OUTPUTS = [
+    [0.957105013426224, 2.99996000119996],
+    [3.78552506713112, -0.99996000119996],
+    [-3.28552506713112, -2.99992000239992],
+    [6.61394512083601, -7.49983000509983],
+]
+_INFERENCE_GOLDEN = (
+    Golden(_INFERENCE_SOURCE, (_VECTORS, _GAMMA, _BETA, _MEAN, _VARIANCE), _INFERENCE_OUTPUTS, {"epsilon": 1e-5}),
+    Golden(
+        _INFERENCE_SOURCE,
+        (_IMAGES, _GAMMA, _BETA, _MEAN, _VARIANCE),
+        [[_INFERENCE_OUTPUTS[:2]], [_INFERENCE_OUTPUTS[2:]]],
+        {"epsilon": 1e-5},
+    ),
+    Golden(
+        _INFERENCE_SOURCE,
+        (_VECTORS, _GAMMA, _BETA, _MEAN, _VARIANCE),
+        [
+            [0.882455532033676, 2.15470053837925],
+            [3.41227766016838, -0.154700538379252],
+            [-2.91227766016838, -1.3094010767585],
+            [5.94209978830308, -3.90747728811182],
+        ],
+        {"epsilon": 0.5},
+    ),
+)
+_LAYER_SOURCE = "PyTorch 2.13.0, torch.nn.functional.layer_norm(x, (3,), gamma, beta, eps), float64"
+_LAYER_GAMMA, _LAYER_BETA = [2, -0.5, 3], [0.25, 1, -1]
+_LAYER_OUTPUTS = [
+    [1.26600027858223, 1.69850019152529, 1.66700073127837],
+    [-0.0744426715022692, 1.56777467512897, 2.89331205802723],
+]
+_LAYER_NORM_GOLDEN = (
+    Golden(_LAYER_SOURCE, ([[1, -4, 2], [3, 0, 7.5]], _LAYER_GAMMA, _LAYER_BETA), _LAYER_OUTPUTS, {"epsilon": 1e-5}),
+    # An image of two rows and two columns: each place by itself.
+    Golden(
+        _LAYER_SOURCE,
+        ([[[[1, -4, 2], [3, 0, 7.5]], [[0, 1, 0], [-2, -1, 9]]]], _LAYER_GAMMA, _LAYER_BETA),
+        [
+            [
+                _LAYER_OUTPUTS,
+                [
+                    [-1.16418174364182, 0.29290912817909, -3.12127261546273],
+                    [-1.36077420600541, 1.30202016362601, 3.22828229076419],
+                ],
+            ]
+        ],
+        {"epsilon": 1e-5},
+    ),
+    Golden(
+        _LAYER_SOURCE,
+        ([[1, -4, 2], [3, 0, 7.5]], _LAYER_GAMMA, _LAYER_BETA),
+        [
+            [1.23102294317595, 1.67445327343346, 1.57518522583686],
+            [-0.0662277660168379, 1.55339859052947, 2.79473319220206],
+        ],
+        {"epsilon": 0.5},
+    ),
+)
+
+BATCH_NORM = Operation("batch_norm", batch_norm, batch_norm_fwd, batch_norm_bwd, _examples, _BATCH_NORM_GOLDEN)
 BATCH_NORM_INFERENCE = Operation(
     "batch_norm_inference",
     *(batch_norm_inference, batch_norm_inference_fwd, batch_norm_inference_bwd),
     _inference_examples,
+    _INFERENCE_GOLDEN,
 )
-LAYER_NORM = Operation("layer_norm", layer_norm, layer_norm_fwd, layer_norm_bwd, _examples)
+LAYER_NORM = Operation("layer_norm", layer_norm, layer_norm_fwd, layer_norm_bwd, _examples, _LAYER_NORM_GOLDEN)
 
 
 @dataclass(frozen=True)

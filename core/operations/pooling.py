@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from handgrad.core.operations.base import Example, Operation, Shape, ShapeError, Stateless, require, require_floating
+from handgrad.core.operations.base import (
+    Example,
+    Golden,
+    Numbers,
+    Operation,
+    Shape,
+    ShapeError,
+    Stateless,
+    require,
+    require_floating,
+)
 
 
 def max_pool(inputs: Array, *, window: int, stride: int) -> Array:
@@ -142,6 +152,63 @@ def _examples(generator: np.random.Generator) -> list[Example]:
     ]
 
 
+# Windows without overlap, of two channels; with overlap; with rows and columns left out at the end; with places between
+# them that are in no window.
+_WINDOWS: tuple[tuple[Numbers, dict[str, int]], ...] = (
+    (
+        [[[[0, -3], [-2, -2], [-4, -5], [1, -2]], [[-3, 0], [-1, 2], [-1, 2], [-1, -3]]]],
+        {"window": 2, "stride": 2},
+    ),
+    ([[[[-3], [2], [-1]], [[-4], [1], [1]], [[-5], [-4], [-2]]]], {"window": 2, "stride": 1}),
+    (
+        [
+            [
+                [[-7], [-8], [2], [-2], [-1], [0]],
+                [[1], [-9], [-2], [-7], [-3], [4]],
+                [[-1], [-8], [-1], [-8], [2], [5]],
+                [[5], [0], [4], [-4], [-7], [-2]],
+            ]
+        ],
+        {"window": 3, "stride": 2},
+    ),
+    (
+        [
+            [
+                [[-3], [0], [5], [-5], [-3]],
+                [[-7], [-4], [2], [-6], [-1]],
+                [[-3], [-2], [5], [3], [3]],
+                [[-1], [5], [5], [-7], [-6]],
+            ]
+        ],
+        {"window": 2, "stride": 3},
+    ),
+)
+_SOURCE = "PyTorch 2.13.0, torch.nn.functional.{}(x, window, stride), float64, channels moved to the end"
+
+
+def _golden(function: str, *outputs: Numbers) -> tuple[Golden, ...]:
+    return tuple(
+        Golden(_SOURCE.format(function), (inputs,), output, settings)
+        for (inputs, settings), output in zip(_WINDOWS, outputs, strict=True)
+    )
+
+
+_MAX_GOLDEN = _golden(
+    "max_pool2d",
+    [[[[0, 2], [1, 2]]]],
+    [[[[2], [2]], [[1], [1]]]],
+    [[[[2], [2]]]],
+    [[[[0], [-1]]]],
+)
+_AVERAGE_GOLDEN = _golden(
+    "avg_pool2d",
+    [[[[-1.5, -0.75], [-1.25, -2]]]],
+    [[[[-1], [0.75]], [[-3], [-1]]]],
+    [[[[-3.66666666666667], [-2.22222222222222]]]],
+    [[[[-3.5], [-3.75]]]],
+)
+
+
 @dataclass(frozen=True)
 class _Pool(Stateless):
     """A layer that pools images `[rows, columns, channels]`.
@@ -199,7 +266,7 @@ class MaxPool(_Pool):
     """A layer that takes the largest number of each window; see `_Pool` for its settings."""
 
     kind: ClassVar[str] = "max_pool"
-    operation: ClassVar[Operation] = Operation("max_pool", max_pool, max_pool_fwd, max_pool_bwd, _examples)
+    operation: ClassVar[Operation] = Operation("max_pool", max_pool, max_pool_fwd, max_pool_bwd, _examples, _MAX_GOLDEN)
 
 
 @dataclass(frozen=True)
@@ -208,5 +275,5 @@ class AveragePool(_Pool):
 
     kind: ClassVar[str] = "average_pool"
     operation: ClassVar[Operation] = Operation(
-        "average_pool", average_pool, average_pool_fwd, average_pool_bwd, _examples
+        "average_pool", average_pool, average_pool_fwd, average_pool_bwd, _examples, _AVERAGE_GOLDEN
     )

@@ -8,6 +8,7 @@ from jax import Array
 
 from handgrad.core.operations.base import (
     Example,
+    Golden,
     Layer,
     Operation,
     Params,
@@ -62,7 +63,11 @@ def _examples(generator: np.random.Generator) -> list[Example]:
     return [Example((generator.normal(size=shape), generator.normal(size=shape))) for shape in ((3, 4), (1, 2, 3, 2))]
 
 
-RESIDUAL = Operation("residual", residual, residual_fwd, residual_bwd, _examples)
+_GOLDEN = (
+    Golden("by hand", ([[1, -2, 0.5], [0, 3, 4]], [[10, 20, -0.25], [-1, 0, -4]]), [[11, 18, 0.25], [-1, 3, 0]]),
+)
+
+RESIDUAL = Operation("residual", residual, residual_fwd, residual_bwd, _examples, _GOLDEN)
 
 
 @dataclass(frozen=True)

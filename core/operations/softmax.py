@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from handgrad.core.operations.base import Example, Operation, Stateless, require_floating
+from handgrad.core.operations.base import Example, Golden, Operation, Stateless, require_floating
 
 
 def log_softmax(logits: Array) -> Array:
@@ -65,9 +65,23 @@ def _examples(generator: np.random.Generator) -> list[Example]:
     return [Example((2 * generator.normal(size=shape),)) for shape in ((3, 4), (1, 2, 2, 3), (2, 1))]
 
 
+_GOLDEN = (
+    Golden(
+        "PyTorch 2.13.0, torch.softmax(z, -1), float64; in the second row exp(1000) alone would overflow",
+        ([[1, 2, 4], [-1, 0, 1000]],),
+        [[0.042010066134066, 0.114195199384594, 0.843794734481339], [0, 0, 1]],
+    ),
+    Golden(
+        "PyTorch 2.13.0, torch.softmax(z, -1), float64: over the channels of each place of an image",
+        ([[[[1, 3], [0, -2]]]],),
+        [[[[0.119202922022118, 0.880797077977882], [0.880797077977882, 0.119202922022118]]]],
+    ),
+)
+
+
 @dataclass(frozen=True)
 class Softmax(Stateless):
     """A layer that makes probabilities of each vector. The loss of classification has a softmax of its own."""
 
     kind: ClassVar[str] = "softmax"
-    operation: ClassVar[Operation] = Operation("softmax", softmax, softmax_fwd, softmax_bwd, _examples)
+    operation: ClassVar[Operation] = Operation("softmax", softmax, softmax_fwd, softmax_bwd, _examples, _GOLDEN)

@@ -57,6 +57,11 @@ def test_a_network_passes_on_images(mnist: datasets.Dataset) -> None:
         certificate = certify(network_of("report"), loss=loss, inputs=inputs, data="mnist", seed=4)
         assert certificate.passed, told(certificate)
         assert (certificate.batch_size, certificate.data, certificate.seed) == (6, "mnist", 4)
+        assert certificate.loss == loss.title
+
+
+def test_operations_have_no_loss() -> None:
+    assert check_operations(operations=OPERATIONS[:1]).loss == ""
 
 
 def test_no_checks_are_no_pass() -> None:

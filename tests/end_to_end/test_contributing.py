@@ -6,6 +6,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import handgrad
@@ -30,6 +32,14 @@ def softsign(monkeypatch: pytest.MonkeyPatch) -> type[Stateless]:
 
 def test_the_operation_of_the_example_is_certified(softsign: type[Stateless]) -> None:
     assert check_operations(operations=[softsign.operation]).passed
+
+
+def test_the_operation_of_the_example_has_its_golden_outputs(softsign: type[Stateless]) -> None:
+    operation = softsign.operation
+    assert operation.golden
+    for golden in operation.golden:
+        output = operation.op(*(jnp.asarray(array) for array in golden.arrays), **golden.settings)
+        np.testing.assert_allclose(output, np.asarray(golden.output), rtol=1e-6)
 
 
 def test_a_network_with_it_trains_and_is_certified(softsign: type[Stateless], hg: handgrad.Client, tiny: str) -> None:

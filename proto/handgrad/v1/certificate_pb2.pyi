@@ -36,6 +36,7 @@ class Certificate(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     JAX_FIELD_NUMBER: _builtins.int
     HANDGRAD_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
     passed: _builtins.bool
     """Whether each error of each array is within its tolerance."""
     autodiff_tolerance: _builtins.float
@@ -54,6 +55,10 @@ class Certificate(_message.Message):
     """Version of jax, whose autodiff judged."""
     handgrad: _builtins.str
     """Version of handgrad, whose gradients were judged."""
+    loss: _builtins.str
+    """The loss whose gradients were judged: "softmax_cross_entropy", "softmax_cross_entropy, label_smoothing 0.1" or
+    "squared_error". Empty for operations, which are judged with random cotangents.
+    """
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArrayCheck]:
         """One for each array."""
@@ -71,10 +76,11 @@ class Certificate(_message.Message):
         data: _builtins.str = ...,
         jax: _builtins.str = ...,
         handgrad: _builtins.str = ...,
+        loss: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["autodiff_tolerance", b"autodiff_tolerance", "batch_size", b"batch_size", "checks", b"checks", "data", b"data", "differences_tolerance", b"differences_tolerance", "float32_tolerance", b"float32_tolerance", "handgrad", b"handgrad", "jax", b"jax", "passed", b"passed", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autodiff_tolerance", b"autodiff_tolerance", "batch_size", b"batch_size", "checks", b"checks", "data", b"data", "differences_tolerance", b"differences_tolerance", "float32_tolerance", b"float32_tolerance", "handgrad", b"handgrad", "jax", b"jax", "loss", b"loss", "passed", b"passed", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

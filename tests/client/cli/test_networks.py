@@ -51,7 +51,14 @@ def test_a_file_a_preset_and_a_model_are_verified(command: Command, toml: Path, 
         done = command("verify", name, "--json")
         assert done.returncode == 0, done.stderr
         found = events(done.stdout)
-        assert found[-1] == {"event": "certificate", "passed": True, "checks": 4, "data": "random", "seed": 0}
+        assert found[-1] == {
+            "event": "certificate",
+            "passed": True,
+            "checks": 4,
+            "loss": "softmax_cross_entropy",
+            "data": "random",
+            "seed": 0,
+        }
         assert all(event["passed"] and event["autodiff_max"] < 1e-10 for event in found[:-1])
 
 
@@ -62,6 +69,7 @@ def test_a_wrong_gradient_is_exit_status_1(command: Command, toml: Path, monkeyp
     assert done.returncode == 1
     # Those of the first layer pass two wrong signs.
     assert "4 gradients, 2 of them WRONG" in done.stdout
+    assert "; loss softmax_cross_entropy, data random, seed 0" in done.stdout
 
 
 @pytest.mark.parametrize(
