@@ -26,17 +26,19 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from handgrad.v1 import job_pb2 as handgrad_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17handgrad/v1/sweep.proto\x12\x0bhandgrad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15handgrad/v1/job.proto\"/\n\x07Halving\x12\x14\n\x0c\x66irst_epochs\x18\x01 \x01(\x03\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x03\"\xe0\x01\n\x0bSweepMember\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12(\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x18.handgrad.v1.TrainConfig\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.handgrad.v1.JobState\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x11\n\titeration\x18\x06 \x01(\x03\x12\x12\n\niterations\x18\x07 \x01(\x03\x12!\n\x05\x65poch\x18\x08 \x01(\x0b\x32\x12.handgrad.v1.Epoch\x12\x0c\n\x04rank\x18\t \x01(\x03\"\xdb\x02\n\x05Sweep\x12\r\n\x05sweep\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12\x0e\n\x06\x63lient\x18\x05 \x01(\t\x12$\n\x05state\x18\x06 \x01(\x0e\x32\x15.handgrad.v1.JobState\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x07members\x18\n \x03(\x0b\x32\x18.handgrad.v1.SweepMember\x12%\n\x07halving\x18\x0b \x01(\x0b\x32\x14.handgrad.v1.Halving\x12\x1c\n\x14ranked_by_validation\x18\x0c \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17handgrad/v1/sweep.proto\x12\x0bhandgrad.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15handgrad/v1/job.proto\"/\n\x07Halving\x12\x14\n\x0c\x66irst_epochs\x18\x01 \x01(\x03\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\x03\"\x84\x02\n\x0bSweepMember\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12(\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x18.handgrad.v1.TrainConfig\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.handgrad.v1.JobState\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x11\n\titeration\x18\x06 \x01(\x03\x12\x12\n\niterations\x18\x07 \x01(\x03\x12!\n\x05\x65poch\x18\x08 \x01(\x0b\x32\x12.handgrad.v1.Epoch\x12\x0c\n\x04rank\x18\t \x01(\x03\x12\x15\n\x08measured\x18\n \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_measured\"\xfb\x02\n\x05Sweep\x12\r\n\x05sweep\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12\x0e\n\x06\x63lient\x18\x05 \x01(\t\x12$\n\x05state\x18\x06 \x01(\x0e\x32\x15.handgrad.v1.JobState\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x07members\x18\n \x03(\x0b\x32\x18.handgrad.v1.SweepMember\x12%\n\x07halving\x18\x0b \x01(\x0b\x32\x14.handgrad.v1.Halving\x12%\n\x07measure\x18\x0c \x01(\x0e\x32\x14.handgrad.v1.Measure\x12\x15\n\rmean_of_seeds\x18\r \x01(\x08*w\n\x07Measure\x12\x17\n\x13MEASURE_UNSPECIFIED\x10\x00\x12\x15\n\x11MEASURE_MEAN_LOSS\x10\x01\x12\x1b\n\x17MEASURE_VALIDATION_LOSS\x10\x02\x12\x1f\n\x1bMEASURE_VALIDATION_ACCURACY\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handgrad.v1.sweep_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_MEASURE']._serialized_start=790
+  _globals['_MEASURE']._serialized_end=909
   _globals['_HALVING']._serialized_start=96
   _globals['_HALVING']._serialized_end=143
   _globals['_SWEEPMEMBER']._serialized_start=146
-  _globals['_SWEEPMEMBER']._serialized_end=370
-  _globals['_SWEEP']._serialized_start=373
-  _globals['_SWEEP']._serialized_end=720
+  _globals['_SWEEPMEMBER']._serialized_end=406
+  _globals['_SWEEP']._serialized_start=409
+  _globals['_SWEEP']._serialized_end=788
 # @@protoc_insertion_point(module_scope)

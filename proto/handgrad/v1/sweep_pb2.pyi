@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from handgrad.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Measure:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MeasureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Measure.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MEASURE_UNSPECIFIED: _Measure.ValueType  # 0
+    """Not set. In a request: the loss of the validation images; their accuracy where the members have different losses;
+    the mean loss of the newest epoch where there are no validation images, and nothing else than that loss differs.
+    """
+    MEASURE_MEAN_LOSS: _Measure.ValueType  # 1
+    """Mean loss of the newest epoch's mini-batches; the smallest is the best."""
+    MEASURE_VALIDATION_LOSS: _Measure.ValueType  # 2
+    """Loss of the validation images, without label smoothing; the smallest is the best."""
+    MEASURE_VALIDATION_ACCURACY: _Measure.ValueType  # 3
+    """Accuracy on the validation images; the largest is the best."""
+
+class Measure(_Measure, metaclass=_MeasureEnumTypeWrapper):
+    """What members of a sweep are ranked by: one measure for all, which compares like with like."""
+
+MEASURE_UNSPECIFIED: Measure.ValueType  # 0
+"""Not set. In a request: the loss of the validation images; their accuracy where the members have different losses;
+the mean loss of the newest epoch where there are no validation images, and nothing else than that loss differs.
+"""
+MEASURE_MEAN_LOSS: Measure.ValueType  # 1
+"""Mean loss of the newest epoch's mini-batches; the smallest is the best."""
+MEASURE_VALIDATION_LOSS: Measure.ValueType  # 2
+"""Loss of the validation images, without label smoothing; the smallest is the best."""
+MEASURE_VALIDATION_ACCURACY: Measure.ValueType  # 3
+"""Accuracy on the validation images; the largest is the best."""
+Global___Measure: _TypeAlias = Measure  # noqa: Y015
 
 @_typing.final
 class Halving(_message.Message):
@@ -61,6 +94,7 @@ class SweepMember(_message.Message):
     ITERATIONS_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Name of the job."""
     model: _builtins.str
@@ -74,9 +108,11 @@ class SweepMember(_message.Message):
     iterations: _builtins.int
     """Iterations of its whole job."""
     rank: _builtins.int
-    """Its place among the members, 1 for the smallest loss; those that were stopped stand behind the others, by the epochs
-    they did. 0: it has none yet, or failed.
+    """Its place among the members, 1 for the best; those that were stopped stand behind the others, by the epochs they did.
+    0: it has none yet, or failed.
     """
+    measured: _builtins.float
+    """What it is ranked by: its own measure, or the mean over seeds. Not set: it has no rank."""
     @_builtins.property
     def config(self) -> _job_pb2.TrainConfig:
         """The settings that were asked for this member, without those of the whole sweep."""
@@ -97,12 +133,15 @@ class SweepMember(_message.Message):
         iterations: _builtins.int = ...,
         epoch: _job_pb2.Epoch | None = ...,
         rank: _builtins.int = ...,
+        measured: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "epoch", b"epoch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_measured", b"_measured", "config", b"config", "epoch", b"epoch", "measured", b"measured"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "epoch", b"epoch", "error", b"error", "iteration", b"iteration", "iterations", b"iterations", "job", b"job", "model", b"model", "rank", b"rank", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_measured", b"_measured", "config", b"config", "epoch", b"epoch", "error", b"error", "iteration", b"iteration", "iterations", b"iterations", "job", b"job", "measured", b"measured", "model", b"model", "rank", b"rank", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__measured: _TypeAlias = _typing.Literal["measured"]  # noqa: Y015
+    _WhichOneofArgType__measured: _TypeAlias = _typing.Literal["_measured", b"_measured"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__measured) -> _WhichOneofReturnType__measured | None: ...
 
 Global___SweepMember: _TypeAlias = SweepMember  # noqa: Y015
 
@@ -123,7 +162,8 @@ class Sweep(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     HALVING_FIELD_NUMBER: _builtins.int
-    RANKED_BY_VALIDATION_FIELD_NUMBER: _builtins.int
+    MEASURE_FIELD_NUMBER: _builtins.int
+    MEAN_OF_SEEDS_FIELD_NUMBER: _builtins.int
     sweep: _builtins.str
     """Name of the sweep."""
     model: _builtins.str
@@ -138,8 +178,10 @@ class Sweep(_message.Message):
     """Where it stands: RUNNING from when its first member began until its last one ended."""
     error: _builtins.str
     """Why it has no best member, or why that could not be published."""
-    ranked_by_validation: _builtins.bool
-    """Whether members are ranked by the loss of the validation images, rather than by an epoch's mean loss."""
+    measure: Global___Measure.ValueType
+    """What members are ranked by."""
+    mean_of_seeds: _builtins.bool
+    """Whether members that differ in their seed alone are ranked together, by the mean of their measure."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was accepted."""
@@ -170,11 +212,12 @@ class Sweep(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         members: _abc.Iterable[Global___SweepMember] | None = ...,
         halving: Global___Halving | None = ...,
-        ranked_by_validation: _builtins.bool = ...,
+        measure: Global___Measure.ValueType = ...,
+        mean_of_seeds: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "halving", b"halving"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "create_time", b"create_time", "dataset", b"dataset", "end_time", b"end_time", "error", b"error", "halving", b"halving", "members", b"members", "model", b"model", "ranked_by_validation", b"ranked_by_validation", "state", b"state", "sweep", b"sweep", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "create_time", b"create_time", "dataset", b"dataset", "end_time", b"end_time", "error", b"error", "halving", b"halving", "mean_of_seeds", b"mean_of_seeds", "measure", b"measure", "members", b"members", "model", b"model", "state", b"state", "sweep", b"sweep", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1561,6 +1561,8 @@ class TrainSweepRequest(_message.Message):
     HALVING_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
+    MEASURE_FIELD_NUMBER: _builtins.int
+    MEAN_OF_SEEDS_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
     """Settings to start from, as in TrainRequest."""
     model: _builtins.str
@@ -1573,6 +1575,12 @@ class TrainSweepRequest(_message.Message):
     """As in TrainRequest."""
     client: _builtins.str
     """As in TrainRequest."""
+    measure: _sweep_pb2.Measure.ValueType
+    """What members are ranked by."""
+    mean_of_seeds: _builtins.bool
+    """Whether members that differ in their seed alone are ranked together, by the mean of their measure. The best of the
+    best ones becomes the model.
+    """
     @_builtins.property
     def config(self) -> _job_pb2.TrainConfig:
         """The settings of all members that replace the preset's."""
@@ -1596,10 +1604,12 @@ class TrainSweepRequest(_message.Message):
         halving: _sweep_pb2.Halving | None = ...,
         request_id: _builtins.str = ...,
         client: _builtins.str = ...,
+        measure: _sweep_pb2.Measure.ValueType = ...,
+        mean_of_seeds: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "halving", b"halving"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "config", b"config", "dataset", b"dataset", "halving", b"halving", "members", b"members", "model", b"model", "preset", b"preset", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "config", b"config", "dataset", b"dataset", "halving", b"halving", "mean_of_seeds", b"mean_of_seeds", "measure", b"measure", "members", b"members", "model", b"model", "preset", b"preset", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
