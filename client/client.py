@@ -24,7 +24,7 @@ from handgrad.client.job import SECONDS_BETWEEN_TRIES, Job
 from handgrad.client.network import LayerSpec, fully_connected, network_to_proto, read_network
 from handgrad.client.params import Params, arrays_from_proto, verify, write_npz
 from handgrad.client.private_server import PrivateServer
-from handgrad.client.sweep import Halving, Sweep
+from handgrad.client.sweep import MEASURES, Halving, Measure, Sweep
 from handgrad.client.upload import CHUNK_BYTES, chunks_of, dataset_files, describe, image_tensors
 from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, params_pb2, sweep_pb2
 from handgrad.v1 import training_service_pb2 as pb
@@ -254,7 +254,8 @@ class Client:
             cancel_on_disconnect: Whether the job is cancelled when the connection that started it ends.
 
         Raises:
-            InvalidArgumentError: A setting is out of its range.
+            InvalidArgumentError: A setting is out of its range, or nothing reads it beside the others: 0, and what else
+                a setting is where nobody sets it, is taken. Or the network cannot learn with this loss or batch size.
             NotFoundError: There is no such data set.
             AlreadyExistsError: The request id was used for another request.
             PreconditionError: The model has another network.
@@ -317,6 +318,8 @@ class Client:
         dataset: str = "",
         config: Mapping[str, Any] | None = None,
         halving: Halving | None = None,
+        measure: Measure | None = None,
+        mean_of_seeds: bool = False,
         request_id: str | None = None,
         client: str = "",
     ) -> Sweep:
@@ -330,13 +333,21 @@ class Client:
             preset: Network and settings to start from; "report" if empty.
             model: Model that the best member becomes the next version of; empty for one named as the sweep.
             dataset: Data set to train on; "mnist" if empty.
-            config: The settings that all members have.
+            config: The settings that all members have. Some of the members at least must read each of them.
             halving: When hopeless members are stopped; None for never.
+            measure: What members are ranked by: "mean_loss" of the newest epoch's mini-batches, or "validation_loss" or
+                "validation_accuracy" of the validation images; with keep_best, those of the best epoch. None: the
+                validation loss, or the accuracy where the members have different losses; without validation images the
+                mean loss. One that would compare unlike things is refused.
+            mean_of_seeds: Whether members that differ in their seed alone are ranked together, by the mean of their
+                measure; where one of them failed, behind those of which none did. The best of the best ones becomes the
+                model.
             request_id: As for `train`.
             client: As for `train`.
 
         Raises:
-            InvalidArgumentError: A setting is none, or out of its range.
+            InvalidArgumentError: A setting is none, out of its range, or read by nothing; or the measure does not
+                compare the members.
             NotFoundError: There is no such data set.
             AlreadyExistsError: The request id was used for another request.
             PreconditionError: The model has another network.
@@ -350,6 +361,8 @@ class Client:
             config=_config(config or {}),
             members=[_config(member) for member in members],
             halving=halving and sweep_pb2.Halving(first_epochs=halving.first_epochs, factor=halving.factor),
+            measure=_choice(MEASURES, measure, "measure"),
+            mean_of_seeds=mean_of_seeds,
             request_id=uuid.uuid4().hex if request_id is None else request_id,
             client=client,
         )
