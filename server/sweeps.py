@@ -357,11 +357,11 @@ class Sweeps:
         sweep = self._of(number)
         assert sweep.halving is not None
         hopeful = [member for member in sweep.members if member.rank and member.job.state is not JobState.CANCELLED]
-        ranked = sweep.alike(sorted(hopeful, key=lambda member: member.rank))
-        kept = math.ceil(len(ranked) / sweep.halving.factor)
+        groups = sweep.alike(sorted(hopeful, key=lambda member: member.rank))
+        kept = math.ceil(len(groups) / sweep.halving.factor)
         released: list[str | None] = []
         with self._database.transaction() as writer:
-            for member in (member for together in ranked[kept:] for member in together):
+            for member in (member for together in groups[kept:] for member in together):
                 if member.job.state is JobState.RUNNING:
                     told = f"stopped by halving: rank {member.rank} of {len(hopeful)} after epoch {epochs}"
                     released += end(writer, member.job, JobState.CANCELLED, told)
@@ -413,13 +413,14 @@ class Sweeps:
         return self._with_members(self._database.read("SELECT * FROM sweeps WHERE number = ?", number)[0])
 
     def _with_members(self, row: sqlite3.Row) -> Sweep:
+        # A body begins with its epoch. It is not JSON to SQLite: a validation loss may be infinite.
         rows = self._database.read(
             """SELECT jobs.*,
                    (SELECT body FROM events WHERE job = jobs.number AND kind = 'epoch'
                     ORDER BY sequence DESC LIMIT 1) AS epoch,
-                   CASE WHEN best_epoch THEN
+                   CASE WHEN best_epoch AND request LIKE '%"keep_best": true%' THEN
                        (SELECT body FROM events WHERE job = jobs.number AND kind = 'epoch'
-                        ORDER BY sequence LIMIT 1 OFFSET best_epoch - 1) END AS best
+                        AND body LIKE '{"epoch": ' || best_epoch || ',%' ORDER BY sequence DESC LIMIT 1) END AS best
                FROM jobs WHERE sweep = ? ORDER BY number""",
             row["number"],
         )
@@ -433,19 +434,19 @@ class Sweeps:
         if sweep.measure is None:
             validated = all(member.job.request.config.validation_images for member in members)
             sweep = replace(sweep, measure=Measure.VALIDATION_LOSS if validated else Measure.MEAN_LOSS)
-        return replace(sweep, members=_ranked(sweep, members))
+        return replace(sweep, members=ranked(sweep, members))
 
 
 def _member_of(row: sqlite3.Row, own: Sequence[str]) -> Member:
     job, epoch, best = job_of(row), _epoch_of(row["epoch"]), _epoch_of(row["best"])
-    return Member(job, tuple(own), epoch, best if best and job.request.config.keep_best else epoch)
+    return Member(job, tuple(own), epoch, best or epoch)
 
 
 def _epoch_of(body: str | None) -> Epoch | None:
     return Epoch(**json.loads(body)) if body else None
 
 
-def _ranked(sweep: Sweep, members: Sequence[Member]) -> tuple[Member, ...]:
+def ranked(sweep: Sweep, members: Sequence[Member]) -> tuple[Member, ...]:
     """Ranks members that have ended an epoch and did not fail: stopped ones last, by the epochs they did.
 
     Those that are ranked together get one place after the other, by their own measure; its mean decides between them

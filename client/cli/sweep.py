@@ -37,7 +37,7 @@ SHOWN = 10
     "--rank-by",
     type=click.Choice([measure.replace("_", "-") for measure in MEASURES if measure]),
     callback=lambda _context, _option, value: value and value.replace("-", "_"),
-    help="What members are ranked by. Default: the validation loss, the accuracy where --loss has several values, or the "
+    help="What members are ranked by. Default: the validation loss, the accuracy where --loss has several values, the "
     "mean loss without validation images.",
 )
 @click.option("--rank-mean-of-seeds", is_flag=True, help="Rank members that differ in their seed alone by their mean.")
