@@ -26,7 +26,7 @@ from handgrad.client.network import LayerSpec, fully_connected, network_to_proto
 from handgrad.client.params import Params, array_of, arrays_from_proto, verify, write_npz
 from handgrad.client.private_server import PrivateServer
 from handgrad.client.signature import TRANSFORMS, Transform
-from handgrad.client.sweep import Halving, Sweep
+from handgrad.client.sweep import MEASURES, Halving, Measure, Sweep
 from handgrad.client.text import printable
 from handgrad.client.upload import CHUNK_BYTES, chunks_of, dataset_files, describe, image_tensors
 from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, params_pb2, signature_pb2, sweep_pb2
@@ -292,7 +292,8 @@ class Client:
                 keeps a stream of the server's until it ends or its `Job` is dropped; any other needs none.
 
         Raises:
-            InvalidArgumentError: A setting is out of its range.
+            InvalidArgumentError: A setting is out of its range, or nothing reads it beside the others: 0, and what else
+                a setting is where nobody sets it, is taken. Or the network cannot learn with this loss or batch size.
             NotFoundError: There is no such data set.
             AlreadyExistsError: The request id was used for another request.
             PreconditionError: The model has another network.
@@ -359,6 +360,8 @@ class Client:
         config: Mapping[str, Any] | None = None,
         transform: Transform | None = None,
         halving: Halving | None = None,
+        measure: Measure | None = None,
+        mean_of_seeds: bool = False,
         request_id: str | None = None,
         client: str = "",
     ) -> Sweep:
@@ -372,14 +375,22 @@ class Client:
             preset: Network and settings to start from; "report" if empty.
             model: Model that the best member becomes the next version of; empty for one named as the sweep.
             dataset: Data set to train on; "mnist" if empty.
-            config: The settings that all members have.
+            config: The settings that all members have. Some of the members at least must read each of them.
             transform: As for `train`, for all members.
             halving: When hopeless members are stopped; None for never.
+            measure: What members are ranked by: "mean_loss" of the newest epoch's mini-batches, or "validation_loss" or
+                "validation_accuracy" of the validation images; with keep_best, those of the best epoch. None: the
+                validation loss, or the accuracy where the members have different losses; without validation images the
+                mean loss. One that would compare unlike things is refused.
+            mean_of_seeds: Whether members that differ in their seed alone are ranked together, by the mean of their
+                measure; where one of them failed, behind those of which none did. The best of the best ones becomes the
+                model.
             request_id: As for `train`.
             client: As for `train`.
 
         Raises:
-            InvalidArgumentError: A setting is none, or out of its range.
+            InvalidArgumentError: A setting is none, out of its range, or read by nothing; or the measure does not
+                compare the members.
             NotFoundError: There is no such data set.
             AlreadyExistsError: The request id was used for another request.
             PreconditionError: The model has another network.
@@ -394,6 +405,8 @@ class Client:
             members=[_config(member) for member in members],
             halving=halving and sweep_pb2.Halving(first_epochs=halving.first_epochs, factor=halving.factor),
             transform=_choice(TRANSFORMS, transform, "transform"),
+            measure=_choice(MEASURES, measure, "measure"),
+            mean_of_seeds=mean_of_seeds,
             request_id=uuid.uuid4().hex if request_id is None else request_id,
             client=client,
         )

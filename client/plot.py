@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from handgrad.client.sweep import Measure
+
 ENDINGS: Final = (".png", ".svg")
 _TITLES: Final = {"softmax_cross_entropy": "Cross Entropy Error", "squared_error": "Squared Error"}
 MAX_WINDOW: Final = 200
@@ -71,15 +73,15 @@ def plot_losses(
 
 
 def plot_sweep(
-    file: str | os.PathLike[str], curves: Sequence[Sequence[job_pb2.Epoch]], label: str, *, by_validation: bool
+    file: str | os.PathLike[str], curves: Sequence[Sequence[job_pb2.Epoch]], label: str, *, measure: "Measure"
 ) -> None:
-    """Draws the loss of each member of a sweep against epochs, as PNG or SVG by the file's ending.
+    """Draws what the members of a sweep are ranked by against epochs, as PNG or SVG by the file's ending.
 
     Args:
         file: Where to write it.
         curves: The epochs of each member, the best member first.
         label: What tells the best member from the others.
-        by_validation: Whether the loss is that of the validation images, rather than an epoch's mean loss.
+        measure: What it is.
 
     Raises:
         InvalidArgumentError: The ending is another, or matplotlib is not installed.
@@ -94,7 +96,7 @@ def plot_sweep(
     axes = figure.add_subplot()
     for place, epochs in reversed(list(enumerate(curves))):
         x = [epoch.epoch for epoch in epochs]
-        y = [epoch.validation_loss if by_validation else epoch.mean_loss for epoch in epochs]
+        y = [getattr(epoch, measure) for epoch in epochs]
         look: dict[str, Any] = {"color": "tab:blue", "linewidth": 2.2, "marker": "o", "label": f"the best: {label}"}
         if place:
             look = {"color": "0.6", "linewidth": 0.8, "marker": ".", "markersize": 3}
@@ -102,10 +104,11 @@ def plot_sweep(
         axes.plot(x, y, **look)
     axes.set_title("Sweep")
     axes.set_xlabel("epoch")
-    axes.set_ylabel("validation loss [nats]" if by_validation else "mean loss of the epoch [nats]")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set_ylabel(measure.replace("_", " "))
+    if measure != "validation_accuracy":
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, which="both", color="0.92")
     axes.set_axisbelow(True)

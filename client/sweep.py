@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from handgrad.client.errors import SweepError
 from handgrad.client.job import reconnecting
@@ -15,6 +15,21 @@ if TYPE_CHECKING:
 
     from handgrad.client.params import Params
     from handgrad.v1 import training_service_pb2
+
+Measure = Literal["mean_loss", "validation_loss", "validation_accuracy"]
+"""What members are ranked by."""
+
+MEASURES: Final[dict[Measure | None, sweep_pb2.Measure.ValueType]] = {
+    None: sweep_pb2.MEASURE_UNSPECIFIED,
+    "mean_loss": sweep_pb2.MEASURE_MEAN_LOSS,
+    "validation_loss": sweep_pb2.MEASURE_VALIDATION_LOSS,
+    "validation_accuracy": sweep_pb2.MEASURE_VALIDATION_ACCURACY,
+}
+
+
+def measure_of(info: sweep_pb2.Sweep) -> Measure:
+    """Returns what a sweep's members are ranked by."""
+    return next(name for name, value in MEASURES.items() if name and value == info.measure)
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,11 @@ class Sweep:
     def name(self) -> str:
         """The sweep's name."""
         return self.info.sweep
+
+    @property
+    def measure(self) -> Measure:
+        """What the members are ranked by."""
+        return measure_of(self.info)
 
     @property
     def ranked(self) -> Sequence[sweep_pb2.SweepMember]:

@@ -3,18 +3,21 @@
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 from handgrad.core.augmentation import Augmentation
+from handgrad.core.description import describe, endings
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.network import LOSSES, Loss, Network
 from handgrad.core.network_spec import layers_from_spec
-from handgrad.core.operations.base import Layer
+from handgrad.core.operations.base import Layer, Operation
+from handgrad.core.operations.losses import SOFTMAX_CROSS_ENTROPY
+from handgrad.core.operations.softmax import Softmax
 from handgrad.core.optimizers import OPTIMIZERS, Optimizer
-from handgrad.core.schedules import SCHEDULES
+from handgrad.core.schedules import SCHEDULES, Schedule
 from handgrad.core.signature import Transform
 
 MAX_EPOCHS = 100_000
@@ -25,6 +28,13 @@ MIN_LEARNING_RATE, MAX_LEARNING_RATE = 1.2e-38, 1e38
 
 MAX_ACTIVATIONS = 2**28
 """The most numbers that one mini-batch may have in all layers together, which bounds the memory of an iteration."""
+
+_CHOICES: Final[tuple[tuple[str, Mapping[str, Optimizer | Schedule | Operation]], ...]] = (
+    ("optimizer", OPTIMIZERS),
+    ("schedule", SCHEDULES),
+    ("loss", LOSSES),
+)
+"""The settings that choose what reads some of the others."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +114,7 @@ class TrainConfig:
         self._check_names()
         self._check_ranges()
         self._check_augmentation(network)
-        for field, wanted in (("patience", self.patience), ("keep_best", self.keep_best)):
-            if wanted and not self.validation_images:
-                raise InvalidInputError(field, "needs validation_images, which tell how training goes")
+        self._check_layers(network)
 
     def _check_length(self, trained: int) -> None:
         if not 1 <= self.epochs <= MAX_EPOCHS:
@@ -122,11 +130,7 @@ class TrainConfig:
             raise InvalidInputError("patience", f"from 0 to {MAX_EPOCHS}; got {self.patience}")
 
     def _check_names(self) -> None:
-        tables: tuple[tuple[str, Mapping[str, Any]], ...] = (
-            ("optimizer", OPTIMIZERS),
-            ("schedule", SCHEDULES),
-            ("loss", LOSSES),
-        )
+        tables: tuple[tuple[str, Mapping[str, Any]], ...] = (*_CHOICES,)
         for field, table in tables:
             if getattr(self, field) not in table:
                 raise InvalidInputError(field, f"one of {', '.join(table)}; got {getattr(self, field)!r:.100}")
@@ -145,8 +149,14 @@ class TrainConfig:
                 raise InvalidInputError(field, f"0, or from {MIN_LEARNING_RATE} to {MAX_LEARNING_RATE}; got {value}")
         if not MIN_LEARNING_RATE <= self.schedule_epochs <= MAX_EPOCHS:
             raise InvalidInputError("schedule_epochs", f"more than 0, at most {MAX_EPOCHS}; got {self.schedule_epochs}")
-        if self.schedule != "constant" and self.schedule_factor > 1:
+        reads = SCHEDULES[self.schedule].reads
+        if "schedule_factor" in reads and self.schedule_factor > 1:
             raise InvalidInputError("schedule_factor", f"from 0 to 1; got {self.schedule_factor}")
+        if "schedule_epochs" in reads and not self.schedule_factor:
+            raise InvalidInputError(
+                "schedule_factor",
+                f"schedule {self.schedule} multiplies the learning rate by it: more than 0, at most 1; got 0",
+            )
 
     def _check_augmentation(self, network: Network) -> None:
         if not self.augmentation:
@@ -158,6 +168,48 @@ class TrainConfig:
         for name in ("crop", "shift"):
             if not 0 <= getattr(self, name) < min(shape[:2]):
                 raise InvalidInputError(name, f"from 0 to {min(shape[:2]) - 1} pixels; got {getattr(self, name)}")
+
+    def _check_layers(self, network: Network) -> None:
+        """Raises InvalidInputError where a layer makes a run that cannot work."""
+        if self.loss == SOFTMAX_CROSS_ENTROPY.name:
+            for row in endings(network):
+                if isinstance(row.layer, Softmax):
+                    raise InvalidInputError(
+                        "network.layers",
+                        f"layer {row.position}, softmax, ends the network, but loss {self.loss} has a softmax of its "
+                        "own; leave the layer out, or choose loss squared_error",
+                    )
+        for row in describe(network):
+            where, shape = f"layer {row.position}, {row.layer.kind}", row.input_shape
+            if row.layer.ignores_inputs(shape, 2):
+                raise InvalidInputError(
+                    "network.layers",
+                    f"{where}, normalizes over a single number, so that it puts out the same for every image; "
+                    "leave it out",
+                )
+            if row.layer.ignores_inputs(shape, self.batch_size):
+                raise InvalidInputError(
+                    "batch_size",
+                    f"2 or more, as {where}, normalizes each channel over the mini-batch, and gets a single number of "
+                    f"each from an image; got {self.batch_size}",
+                )
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """The settings that nothing reads beside this optimizer, schedule and loss, and who would read them."""
+        found: dict[str, str] = {}
+        for field, table in _CHOICES:
+            chosen = getattr(self, field)
+            readers: dict[str, list[str]] = {}
+            for name, each in table.items():
+                for setting in each.reads:
+                    readers.setdefault(setting, []).append(name)
+            for setting in sorted(readers.keys() - table[chosen].reads):
+                told = f"{field} {chosen} does not read it (those that do: {', '.join(readers[setting])})"
+                found[setting] = f"{told}; leave it out, or choose another {field}"
+        if not self.validation_images:
+            found |= dict.fromkeys(("patience", "keep_best"), "needs validation_images, which tell how training goes")
+        return found
 
     @property
     def augmentation(self) -> Augmentation:
@@ -179,15 +231,44 @@ class TrainConfig:
         return math.ceil((train_images - self.validation_images) / self.batch_size)
 
 
+UNUSED: Final = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
+"""The value of each setting that says that it is not used: what it is where nobody sets it."""
+
+
 def overridden(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
-    """Gives settings with some of them replaced. Another optimizer brings its own numbers, where none are given.
+    """Returns settings with some of them replaced.
+
+    Another optimizer brings its own numbers, where none are given. What nothing reads any more is as if nobody had set
+    it.
 
     Raises:
-        InvalidInputError: There is no optimizer of that name.
+        InvalidInputError: There is no optimizer, schedule or loss of that name, or nothing reads what is given.
     """
+    for name, problem in unread_overrides(config, overrides).items():
+        raise InvalidInputError(name, problem)
+    replaced = _replaced(config, overrides)
+    return replace(replaced, **{name: UNUSED[name] for name in replaced.unread})
+
+
+def unread_overrides(config: TrainConfig, overrides: Mapping[str, Any]) -> dict[str, str]:
+    """Returns which of the settings that are given nothing would read, each with who would.
+
+    One that is given as UNUSED has it is not among them: nobody has to read it.
+
+    Raises:
+        InvalidInputError: There is no optimizer, schedule or loss of that name.
+    """
+    unread = _replaced(config, overrides).unread
+    given = {name: overrides[name] for name in unread if overrides.get(name, UNUSED[name]) != UNUSED[name]}
+    return {name: f"{unread[name]}; got {value}" for name, value in given.items()}
+
+
+def _replaced(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
+    for field, table in _CHOICES:
+        name = overrides.get(field, getattr(config, field))
+        if name not in table:
+            raise InvalidInputError(field, f"one of {', '.join(table)}; got {name!r:.100}")
     name = overrides.get("optimizer", config.optimizer)
-    if name not in OPTIMIZERS:
-        raise InvalidInputError("optimizer", f"one of {', '.join(OPTIMIZERS)}; got {name!r:.100}")
     if name != config.optimizer:
         chosen = OPTIMIZERS[name]
         config = replace(config, momentum=chosen.momentum, beta2=chosen.beta2, epsilon=chosen.epsilon)

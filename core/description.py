@@ -54,3 +54,24 @@ def difference(held: Network, asked: Network) -> str:
         return f"{held.title}, not {asked.title}"
     pairs = enumerate(zip(held.layers, asked.layers, strict=False), start=1)
     return next((f"whose layer {number} is {a}, not {b}" for number, (a, b) in pairs if a != b), held.title)
+
+
+def endings(network: Network) -> list[Row]:
+    """Returns the layers whose numbers are the network's outputs.
+
+    That is the last one, or in a block the last of each way. Those that only move, leave out or pool numbers are passed
+    over.
+    """
+    rows = {row.position: row for row in describe(network)}
+    return [rows[position] for position in _last(network.layers, "")]
+
+
+def _last(layers: Sequence[Layer], prefix: str) -> Iterator[str]:
+    for number, layer in reversed(list(enumerate(layers, start=1))):
+        if isinstance(layer, Residual):
+            yield from _last(layer.layers, f"{prefix}{number}.")
+            yield from _last(layer.shortcut, f"{prefix}{number}.shortcut.")
+            return
+        if not layer.passes:
+            yield f"{prefix}{number}"
+            return

@@ -40,7 +40,7 @@ class Loss:
     @property
     def settings(self) -> dict[str, float]:
         """The keyword arguments of its operation."""
-        return {"smoothing": self.smoothing} if self.name == SOFTMAX_CROSS_ENTROPY.name else {}
+        return {"smoothing": self.smoothing} if "label_smoothing" in LOSSES[self.name].reads else {}
 
     @property
     def title(self) -> str:

@@ -57,6 +57,7 @@ class Optimizer(NamedTuple):
         momentum: What the hyperparameter is where nobody says.
         beta2: What the hyperparameter is where nobody says.
         epsilon: What the hyperparameter is where nobody says.
+        reads: Those of these three that it reads. All read the others: learning rate, weight decay and clipping norm.
         decoupled: Whether it applies the weight decay by itself, apart from the gradient.
     """
 
@@ -66,6 +67,7 @@ class Optimizer(NamedTuple):
     momentum: float
     beta2: float
     epsilon: float
+    reads: frozenset[str]
     decoupled: bool
 
 
@@ -102,6 +104,7 @@ def _optimizer(
     rule: Rule,
     *,
     slots: int,
+    reads: tuple[str, ...],
     counts: bool = False,
     momentum: float = 0.0,
     beta2: float = 0.0,
@@ -131,7 +134,7 @@ def _optimizer(
         first, *rest = (tuple(tree) for tree in new)
         return first, OptState(tuple(rest), steps)
 
-    return Optimizer(name, initial, update, momentum, beta2, epsilon, decoupled)
+    return Optimizer(name, initial, update, momentum, beta2, epsilon, frozenset(reads), decoupled)
 
 
 def _sgd(u: Update, theta: Array, g: Array) -> tuple[Array, ...]:
@@ -277,20 +280,27 @@ def orthogonalized(matrix: Array) -> Array:
     return orthogonal
 
 
-SGD: Final = _optimizer("sgd", _sgd, slots=0)
-MOMENTUM: Final = _optimizer("momentum", _momentum, slots=1, momentum=0.9)
+_ALL: Final = ("momentum", "beta2", "epsilon")
+
+# With momentum, plain SGD is classical momentum: TrainConfig.method chooses.
+SGD: Final = _optimizer("sgd", _sgd, slots=0, reads=("momentum",))
+MOMENTUM: Final = _optimizer("momentum", _momentum, slots=1, reads=("momentum",), momentum=0.9)
 OPTIMIZERS: Final = {
     optimizer.name: optimizer
     for optimizer in (
         SGD,
         MOMENTUM,
-        _optimizer("nesterov", _nesterov, slots=1, momentum=0.9),
-        _optimizer("adagrad", _adagrad, slots=1, epsilon=1e-10),
-        _optimizer("rmsprop", _rmsprop, slots=1, beta2=0.9, epsilon=1e-8),
-        _optimizer("adadelta", _adadelta, slots=2, beta2=0.95, epsilon=1e-6),
-        _optimizer("adam", _adam, slots=2, counts=True, momentum=0.9, beta2=0.999, epsilon=1e-8),
-        _optimizer("adamw", _adamw, slots=2, counts=True, momentum=0.9, beta2=0.999, epsilon=1e-8, decoupled=True),
-        _optimizer("muon", _muon, slots=2, counts=True, momentum=0.95, beta2=0.999, epsilon=1e-8, decoupled=True),
+        _optimizer("nesterov", _nesterov, slots=1, reads=("momentum",), momentum=0.9),
+        _optimizer("adagrad", _adagrad, slots=1, reads=("epsilon",), epsilon=1e-10),
+        _optimizer("rmsprop", _rmsprop, slots=1, reads=("beta2", "epsilon"), beta2=0.9, epsilon=1e-8),
+        _optimizer("adadelta", _adadelta, slots=2, reads=("beta2", "epsilon"), beta2=0.95, epsilon=1e-6),
+        _optimizer("adam", _adam, slots=2, reads=_ALL, counts=True, momentum=0.9, beta2=0.999, epsilon=1e-8),
+        _optimizer(
+            "adamw", _adamw, slots=2, reads=_ALL, counts=True, momentum=0.9, beta2=0.999, epsilon=1e-8, decoupled=True
+        ),
+        _optimizer(
+            "muon", _muon, slots=2, reads=_ALL, counts=True, momentum=0.95, beta2=0.999, epsilon=1e-8, decoupled=True
+        ),
     )
 }
 

@@ -5,7 +5,7 @@ t is the iteration in epochs, so that a schedule means the same at any batch siz
 
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +44,23 @@ def cosine(t: Times, T: float, factor: float, every: float) -> Times:
     return factor + (1 - factor) * (1 + np.cos(math.pi * np.minimum(t / T, 1))) / 2
 
 
-SCHEDULES: Final[dict[str, Callable[[Times, float, float, float], Times]]] = {
-    schedule.__name__: schedule for schedule in (constant, step, exponential, cosine)
+class Schedule(NamedTuple):
+    """A schedule.
+
+    Attributes:
+        rate: `rate(t, T, factor, every) -> part of the rate`.
+        reads: Those of the settings `schedule_factor` and `schedule_epochs` that it reads.
+    """
+
+    rate: Callable[[Times, float, float, float], Times]
+    reads: frozenset[str]
+
+
+SCHEDULES: Final = {
+    "constant": Schedule(constant, frozenset()),
+    "step": Schedule(step, frozenset({"schedule_factor", "schedule_epochs"})),
+    "exponential": Schedule(exponential, frozenset({"schedule_factor", "schedule_epochs"})),
+    "cosine": Schedule(cosine, frozenset({"schedule_factor"})),
 }
 
 
@@ -82,7 +97,8 @@ def learning_rates(
         `[iterations]`, float32.
     """
     t = (begin + np.arange(iterations, dtype=np.float64)) / per_epoch
-    rates = base * SCHEDULES[schedule](np.maximum(t - warmup, 0), max(epochs - warmup, 1 / per_epoch), factor, every)
+    T = max(epochs - warmup, 1 / per_epoch)
+    rates = base * SCHEDULES[schedule].rate(np.maximum(t - warmup, 0), T, factor, every)
     if warmup:
         rates = np.where(t < warmup, base * np.minimum((t + 1 / per_epoch) / warmup, 1), rates)
     return rates.astype(np.float32)

@@ -28,7 +28,7 @@ from handgrad.server.jobs import Epoch, Event, Job, JobState, Progress
 from handgrad.server.models import Data, Model, Version
 from handgrad.server.names import check_name
 from handgrad.server.planning import NetworkChoice, NetworkRequest, SweepSettings, TrainSettings
-from handgrad.server.sweeps import Halving, Member, Sweep
+from handgrad.server.sweeps import Halving, Measure, Member, Sweep
 from handgrad.server.uploads import File
 from handgrad.v1 import (
     certificate_pb2,
@@ -81,6 +81,18 @@ _DTYPES: Final[dict[int, np.dtype[Any]]] = {
 _DATA_TYPES: Final[dict[str, tensor_pb2.DataType.ValueType]] = {
     "uint8": tensor_pb2.DATA_TYPE_UINT8,
     "float32": tensor_pb2.DATA_TYPE_FLOAT32,
+}
+_MEASURES: Final[dict[int, Measure | None]] = {
+    sweep_pb2.MEASURE_UNSPECIFIED: None,
+    sweep_pb2.MEASURE_MEAN_LOSS: Measure.MEAN_LOSS,
+    sweep_pb2.MEASURE_VALIDATION_LOSS: Measure.VALIDATION_LOSS,
+    sweep_pb2.MEASURE_VALIDATION_ACCURACY: Measure.VALIDATION_ACCURACY,
+}
+_MEASURES_TO_PROTO: Final[dict[Measure | None, sweep_pb2.Measure.ValueType]] = {
+    None: sweep_pb2.MEASURE_UNSPECIFIED,
+    Measure.MEAN_LOSS: sweep_pb2.MEASURE_MEAN_LOSS,
+    Measure.VALIDATION_LOSS: sweep_pb2.MEASURE_VALIDATION_LOSS,
+    Measure.VALIDATION_ACCURACY: sweep_pb2.MEASURE_VALIDATION_ACCURACY,
 }
 _CONFIG: Final = tuple(field.name for field in fields(TrainConfig))
 
@@ -145,7 +157,15 @@ def sweep_from_proto(request: training_service_pb2.TrainSweepRequest) -> SweepSe
             members.append(_settings(request, config, continue_optimizer=False))
         except InvalidInputError as error:
             raise InvalidInputError(f"members[{number}].{error.field}", error.problem) from error
-    return SweepSettings(_settings(request, request.config, continue_optimizer=False), tuple(members), halving)
+    if request.measure not in _MEASURES:
+        raise InvalidInputError("measure", f"MEASURE_MEAN_LOSS to MEASURE_VALIDATION_ACCURACY; got {request.measure}")
+    return SweepSettings(
+        _settings(request, request.config, continue_optimizer=False),
+        tuple(members),
+        halving,
+        _MEASURES[request.measure],
+        request.mean_of_seeds,
+    )
 
 
 def _settings(
@@ -180,6 +200,8 @@ def sweep_to_proto(sweep: Sweep, iteration: Callable[[Job], int]) -> sweep_pb2.S
         end_time=timestamp(sweep.end_time),
         members=[_member_to_proto(member, iteration(member.job)) for member in sweep.members],
         halving=sweep_pb2.Halving(**vars(sweep.halving)) if sweep.halving else None,
+        measure=_MEASURES_TO_PROTO[sweep.measure],
+        mean_of_seeds=sweep.mean_of_seeds,
     )
     if message.ByteSize() > MAX_ANSWER_BYTES - REST_BYTES:
         for member in message.members:
@@ -202,6 +224,7 @@ def _member_to_proto(member: Member, iteration: int) -> sweep_pb2.SweepMember:
         iterations=job.request.iterations,
         epoch=epoch_to_proto(member.epoch) if member.epoch else None,
         rank=member.rank,
+        measured=member.measured,
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from handgrad.core.config import overridden, preset
+from handgrad.core.config import overridden, preset, unread_overrides
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.network import Network, make_network
 from handgrad.core.operations.base import Layer
@@ -11,7 +11,7 @@ from handgrad.core.signature import Signature, Transform, check_transform, examp
 from handgrad.server.datasets import Datasets, Summary
 from handgrad.server.jobs import JobRequest
 from handgrad.server.models import Models, Version
-from handgrad.server.sweeps import MAX_MEMBERS, Halving, SweepRequest
+from handgrad.server.sweeps import MAX_MEMBERS, Halving, Measure, SweepRequest, check_seeds, measure_of
 
 
 @dataclass(frozen=True)
@@ -64,41 +64,65 @@ class SweepSettings:
         all: What all members have, and the model that the best becomes.
         members: What each member has of its own.
         halving: How hopeless members are stopped; None for not at all.
+        measure: What members are ranked by; None for what compares them.
+        mean_of_seeds: Whether those that differ in their seed alone are ranked together.
     """
 
     all: TrainSettings
     members: tuple[TrainSettings, ...]
     halving: Halving | None
+    measure: Measure | None = None
+    mean_of_seeds: bool = False
 
 
 def plan_sweep(settings: SweepSettings, models: Models, datasets: Datasets) -> SweepRequest:
     """Fills in a caller's settings, and checks all of them but whether the model has another network.
 
+    A setting of all members may be one that only some of them read; one that a member has of its own, it must read.
+
     Raises:
-        InvalidInputError: As for `plan`; the field begins with `members[i]`. Or there are too few or too many members.
+        InvalidInputError: As for `plan`; the field begins with `members[i]`. Or there are too few or too many members,
+            or what was asked does not compare them.
         NotFoundError: There is no such data set.
     """
     if not 1 <= len(settings.members) <= MAX_MEMBERS:
         raise InvalidInputError("members", f"from 1 to {MAX_MEMBERS}; got {len(settings.members)}")
-    if settings.halving:
-        settings.halving.check()
+    start = preset(settings.all.preset).config
+    unread: list[dict[str, str]] = []
     made: dict[NetworkRequest | None, Network] = {}
     requests: list[JobRequest] = []
     for number, own in enumerate(settings.members):
-        asked = replace(
-            settings.all,
-            model="",
-            network=own.network or settings.all.network,
-            overrides=settings.all.overrides | own.overrides,
-        )
+        overrides = settings.all.overrides | own.overrides
         try:
+            problems = unread_overrides(start, overrides)
+            unread.append({name: told for name, told in problems.items() if name not in own.overrides})
+            asked = replace(
+                settings.all,
+                model="",
+                network=own.network or settings.all.network,
+                overrides={name: value for name, value in overrides.items() if name not in unread[-1]},
+            )
             requests.append(plan(asked, models, datasets, made))
         except InvalidInputError as error:
             # What the member did not say itself is wrong for all.
             field = error.field if error.field in settings.all.overrides else f"members[{number}].{error.field}"
             raise InvalidInputError(field, error.problem) from error
-    own_names = tuple(_own_names(own) for own in settings.members)
-    return SweepRequest(settings.all.model, settings.all.dataset, tuple(requests), own_names, settings.halving)
+    for name, problem in unread[0].items():
+        if all(name in others for others in unread):
+            raise InvalidInputError(name, problem)
+    if settings.halving:
+        settings.halving.check(max(request.config.epochs for request in requests))
+    if settings.mean_of_seeds:
+        check_seeds(requests)
+    return SweepRequest(
+        settings.all.model,
+        settings.all.dataset,
+        tuple(requests),
+        tuple(_own_names(own) for own in settings.members),
+        settings.halving,
+        measure_of(requests, settings.measure),
+        settings.mean_of_seeds,
+    )
 
 
 def _own_names(own: TrainSettings) -> tuple[str, ...]:

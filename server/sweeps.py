@@ -4,14 +4,17 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from statistics import fmean
 from typing import Any, Final
 
 from handgrad.core import training
 from handgrad.core.config import TrainConfig
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.network import Network
+from handgrad.core.operations.dropout import Dropout
 from handgrad.core.signature import Transform
 from handgrad.server.errors import NotFoundError, PreconditionError, ServiceError
 from handgrad.server.jobs import (
@@ -42,12 +45,17 @@ class Halving:
     first_epochs: int
     factor: int
 
-    def check(self) -> None:
-        """Raises InvalidInputError where a number is out of its range."""
+    def check(self, epochs: int) -> None:
+        """Raises InvalidInputError where a number is out of its range, or stops no member of so many epochs."""
         if not 1 <= self.first_epochs <= MAX_EPOCHS:
             raise InvalidInputError("halving.first_epochs", f"from 1 to {MAX_EPOCHS}; got {self.first_epochs}")
         if not 2 <= self.factor <= MAX_FACTOR:
             raise InvalidInputError("halving.factor", f"from 2 to {MAX_FACTOR}; got {self.factor}")
+        if not self.pauses(epochs):
+            raise InvalidInputError(
+                "halving.first_epochs",
+                f"less than the members' epochs, {epochs}, so that some can be stopped; got {self.first_epochs}",
+            )
 
     def pauses(self, epochs: int) -> list[int]:
         """Gives the numbers of epochs after which members are stopped, of jobs with so many."""
@@ -57,6 +65,85 @@ class Halving:
             pauses.append(at)
             at *= self.factor
         return pauses
+
+
+class Measure(Enum):
+    """What members are ranked by: the name of what an epoch has of it."""
+
+    MEAN_LOSS = "mean_loss"
+    VALIDATION_LOSS = "validation_loss"
+    VALIDATION_ACCURACY = "validation_accuracy"
+
+    def badness(self, measured: float) -> float:
+        """Returns a number that is the smaller, the better what was measured; NaN is the worst."""
+        if math.isnan(measured):
+            return math.inf
+        return -measured if self is Measure.VALIDATION_ACCURACY else measured
+
+
+def measure_of(members: Sequence[JobRequest], asked: Measure | None) -> Measure:
+    """Returns what compares members, which is what was asked for, if anything was.
+
+    Losses of another name are other numbers. While training, a loss is also one of other targets with another
+    label_smoothing, of other images with another augmentation, and of a network that other means keep from fitting them
+    with another weight_decay or dropout: the validation images see nothing of these.
+
+    Raises:
+        InvalidInputError: It compares unlike things, or needs validation images.
+    """
+    kept = sorted({member.config.validation_images for member in members})
+    if len(kept) > 1:
+        raise InvalidInputError(
+            "validation_images",
+            f"one number for all members, which are ranked by the same images; got {kept[0]} and {kept[-1]}",
+        )
+    loss = _differing(members, ("loss",))
+    measure = asked
+    if measure is None and kept != [0]:
+        measure = Measure.VALIDATION_ACCURACY if loss else Measure.VALIDATION_LOSS
+    elif measure is None:
+        measure = Measure.MEAN_LOSS
+    if measure is not Measure.MEAN_LOSS and kept == [0]:
+        raise InvalidInputError("measure", f"{measure.value} needs validation_images")
+    differing = {
+        Measure.MEAN_LOSS: loss + _differing(members, _OF_TRAINING) + _differing_dropout(members),
+        Measure.VALIDATION_LOSS: loss,
+        Measure.VALIDATION_ACCURACY: [],
+    }[measure]
+    if differing:
+        better = Measure.VALIDATION_ACCURACY if loss else Measure.VALIDATION_LOSS
+        needed = ", which needs validation_images" if kept == [0] else ""
+        raise InvalidInputError(
+            "measure" if asked else "validation_images",
+            f"{measure.value} does not compare members that differ in {', '.join(differing)}; "
+            f"rank them by {better.value}{needed}",
+        )
+    return measure
+
+
+_OF_TRAINING: Final = ("label_smoothing", "weight_decay", "flip", "crop", "shift")
+
+
+def _differing(members: Sequence[JobRequest], settings: Iterable[str]) -> list[str]:
+    return [name for name in settings if len({getattr(member.config, name) for member in members}) > 1]
+
+
+def _differing_dropout(members: Sequence[JobRequest]) -> list[str]:
+    rates = {tuple(leaf.rate for leaf in member.network.leaves if isinstance(leaf, Dropout)) for member in members}
+    return ["dropout"] if len(rates) > 1 else []
+
+
+def check_seeds(members: Sequence[JobRequest]) -> None:
+    """Raises InvalidInputError where no two members differ in their seed alone."""
+    seeds: dict[Hashable, set[int]] = {}
+    for member in members:
+        seeds.setdefault(_but_for_seed(member), set()).add(member.config.seed)
+    if all(len(each) == 1 for each in seeds.values()):
+        raise InvalidInputError("mean_of_seeds", "members that differ in their seed alone; got no two such")
+
+
+def _but_for_seed(request: JobRequest) -> Hashable:
+    return replace(request, model="", config=replace(request.config, seed=0))
 
 
 @dataclass(frozen=True)
@@ -69,6 +156,8 @@ class SweepRequest:
         members: What each member trains; their models are not named yet.
         own: The names of the settings that each member has of its own.
         halving: How hopeless members are stopped; None for not at all.
+        measure: What members are ranked by.
+        mean_of_seeds: Whether those that differ in their seed alone are ranked together, by the mean of their measure.
     """
 
     model: str
@@ -76,16 +165,29 @@ class SweepRequest:
     members: tuple[JobRequest, ...]
     own: tuple[tuple[str, ...], ...]
     halving: Halving | None
+    measure: Measure
+    mean_of_seeds: bool
 
 
 @dataclass(frozen=True)
 class Member:
-    """A member at one moment: its job, the names of its own settings, its newest epoch, its rank (0 for none)."""
+    """A member at one moment.
+
+    Attributes:
+        job: Its job.
+        own: The names of the settings that it has of its own.
+        epoch: The newest that ended.
+        judged: The epoch that it is ranked by: the best where it keeps that one, otherwise the newest.
+        rank: Its place, 1 for the best; 0 for none.
+        measured: What it is ranked by: its own measure, or the mean over seeds; None where it has no rank.
+    """
 
     job: Job
     own: tuple[str, ...]
     epoch: Epoch | None
+    judged: Epoch | None
     rank: int = 0
+    measured: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +220,8 @@ class Sweep:
         end_time: When it ended.
         halving: As in SweepRequest.
         halved_epochs: Epochs of the newest halving; 0 for none.
+        measure: As in SweepRequest. None in a list of sweeps for one that older versions began.
+        mean_of_seeds: As in SweepRequest.
         members: In the order in which they were asked for; empty in a list of sweeps.
     """
 
@@ -133,12 +237,17 @@ class Sweep:
     end_time: float | None
     halving: Halving | None
     halved_epochs: int
+    measure: Measure | None
+    mean_of_seeds: bool
     members: tuple[Member, ...] = ()
 
-    @property
-    def by_validation(self) -> bool:
-        """Whether members are ranked by the loss of their validation images."""
-        return all(member.job.request.config.validation_images for member in self.members)
+    def alike(self, members: Iterable[Member]) -> list[list[Member]]:
+        """Returns members by which are ranked together, in the order of the first of each."""
+        found: dict[Hashable, list[Member]] = {}
+        for member in members:
+            key = _but_for_seed(member.job.request) if self.mean_of_seeds else member.job.number
+            found.setdefault(key, []).append(member)
+        return list(found.values())
 
 
 class Sweeps:
@@ -167,7 +276,12 @@ class Sweeps:
                 f"model {request.model} takes {takes.takes} ({takes.transform}), which is not what the members take; "
                 "choose another name"
             )
-        asked = {"own": request.own, "halving": asdict(request.halving) if request.halving else None}
+        asked = {
+            "own": request.own,
+            "halving": asdict(request.halving) if request.halving else None,
+            "measure": request.measure.value,
+            "mean_of_seeds": request.mean_of_seeds,
+        }
         reserved: list[str] = []
         try:
             with self._database.transaction() as writer:
@@ -244,14 +358,18 @@ class Sweeps:
         return sorted(groups, key=lambda group: group.jobs[0].number)
 
     def halve(self, number: int, epochs: int) -> None:
-        """Stops those members that are not among the best one in `factor` after so many epochs, all or none."""
+        """Stops those members that are not among the best one in `factor` after so many epochs, all or none.
+
+        Those that are ranked together go on or stop together.
+        """
         sweep = self._of(number)
         assert sweep.halving is not None
         hopeful = [member for member in sweep.members if member.rank and member.job.state is not JobState.CANCELLED]
-        kept = math.ceil(len(hopeful) / sweep.halving.factor)
+        groups = sweep.alike(sorted(hopeful, key=lambda member: member.rank))
+        kept = math.ceil(len(groups) / sweep.halving.factor)
         released: list[str | None] = []
         with self._database.transaction() as writer:
-            for member in sorted(hopeful, key=lambda member: member.rank)[kept:]:
+            for member in (member for together in groups[kept:] for member in together):
                 if member.job.state is JobState.RUNNING:
                     told = f"stopped by halving: rank {member.rank} of {len(hopeful)} after epoch {epochs}"
                     released += end(writer, member.job, JobState.CANCELLED, told)
@@ -303,37 +421,74 @@ class Sweeps:
         return self._with_members(self._database.read("SELECT * FROM sweeps WHERE number = ?", number)[0])
 
     def _with_members(self, row: sqlite3.Row) -> Sweep:
+        # A body begins with its epoch. It is not JSON to SQLite: a validation loss may be infinite.
         rows = self._database.read(
-            """SELECT jobs.*, (SELECT body FROM events WHERE job = jobs.number AND kind = 'epoch'
-                               ORDER BY sequence DESC LIMIT 1) AS epoch
+            """SELECT jobs.*,
+                   (SELECT body FROM events WHERE job = jobs.number AND kind = 'epoch'
+                    ORDER BY sequence DESC LIMIT 1) AS epoch,
+                   CASE WHEN best_epoch AND request LIKE '%"keep_best": true%' THEN
+                       (SELECT body FROM events WHERE job = jobs.number AND kind = 'epoch'
+                        AND body LIKE '{"epoch": ' || best_epoch || ',%' ORDER BY sequence DESC LIMIT 1) END AS best
                FROM jobs WHERE sweep = ? ORDER BY number""",
             row["number"],
         )
         own = json.loads(row["asked"])["own"]
         members = [
-            Member(job_of(each), tuple(names), Epoch(**json.loads(each["epoch"])) if each["epoch"] else None)
+            _member_of(each, names)
             # The newest members are those that are kept longest.
             for each, names in zip(rows, own[len(own) - len(rows) :], strict=True)
         ]
-        return replace(_sweep_of(row), members=_ranked(members))
+        sweep = _sweep_of(row)
+        if sweep.measure is None:
+            validated = all(member.job.request.config.validation_images for member in members)
+            sweep = replace(sweep, measure=Measure.VALIDATION_LOSS if validated else Measure.MEAN_LOSS)
+        return replace(sweep, members=ranked(sweep, members))
 
 
-def _ranked(members: Sequence[Member]) -> tuple[Member, ...]:
-    """Ranks members that have ended an epoch and did not fail: stopped ones last, by the epochs they did."""
-    by_validation = all(member.job.request.config.validation_images for member in members)
+def _member_of(row: sqlite3.Row, own: Sequence[str]) -> Member:
+    job, epoch, best = job_of(row), _epoch_of(row["epoch"]), _epoch_of(row["best"])
+    return Member(job, tuple(own), epoch, best or epoch)
+
+
+def _epoch_of(body: str | None) -> Epoch | None:
+    return Epoch(**json.loads(body)) if body else None
+
+
+def ranked(sweep: Sweep, members: Sequence[Member]) -> tuple[Member, ...]:
+    """Ranks members that have ended an epoch and did not fail: stopped ones last, by the epochs they did.
+
+    Those that are ranked together get one place after the other, by their own measure; its mean decides between them
+    and others. A member that was stopped has no part in the mean where another of them was not. Where one of them
+    failed, they stand behind those of which none did: their settings do not work with every seed.
+    """
+    measure = sweep.measure
+    assert measure is not None
+
+    def measured(member: Member) -> float:
+        found: float | None = getattr(member.judged, measure.value)
+        return math.nan if found is None else found
 
     def place(member: Member) -> tuple[bool, int, float]:
-        epoch, job = member.epoch, member.job
-        assert epoch is not None
-        loss = epoch.validation_loss if by_validation else epoch.mean_loss
-        if by_validation and job.request.config.keep_best:
-            loss = job.best_loss
-        stopped = job.state is JobState.CANCELLED
-        return stopped, -epoch.epoch if stopped else 0, math.inf if loss is None else loss
+        stopped = member.job.state is JobState.CANCELLED
+        return stopped, -_epochs_done(member) if stopped else 0, measure.badness(measured(member))
 
-    found = [member for member in members if member.epoch and member.job.state is not JobState.FAILED]
-    ranks = {member.job.name: rank for rank, member in enumerate(sorted(found, key=place), start=1)}
-    return tuple(replace(member, rank=ranks.get(member.job.name, 0)) for member in members)
+    groups: list[tuple[tuple[bool, bool, int, float], float, list[Member]]] = []
+    for together in sweep.alike(members):
+        going = [member for member in together if member.job.state is not JobState.FAILED]
+        found = sorted((member for member in going if member.epoch), key=place)
+        if found:
+            stopped, epochs, _ = place(found[0])
+            mean = fmean(measured(member) for member in found if place(member)[0] == stopped)
+            groups.append(((stopped, len(going) < len(together), epochs, measure.badness(mean)), mean, found))
+    groups.sort(key=lambda group: group[0])
+    order = [(member.job.name, mean) for _, mean, found in groups for member in found]
+    ranks = {name: (rank, mean) for rank, (name, mean) in enumerate(order, start=1)}
+    return tuple(
+        replace(member, rank=ranks[member.job.name][0], measured=ranks[member.job.name][1])
+        if member.job.name in ranks
+        else member
+        for member in members
+    )
 
 
 def _loop_of(request: JobRequest) -> tuple[Network, Transform, TrainConfig]:
@@ -373,4 +528,6 @@ def _sweep_of(row: sqlite3.Row) -> Sweep:
         end_time=row["end_time"],
         halving=Halving(**asked["halving"]) if asked["halving"] else None,
         halved_epochs=row["halved_epochs"],
+        measure=Measure(asked["measure"]) if "measure" in asked else None,
+        mean_of_seeds=asked.get("mean_of_seeds", False),
     )

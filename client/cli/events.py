@@ -10,6 +10,7 @@ from typing import Any
 from handgrad.client.client import Evaluation, Prediction
 from handgrad.client.network import title
 from handgrad.client.signature import takes
+from handgrad.client.sweep import measure_of
 from handgrad.client.text import encodable
 from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, params_pb2, sweep_pb2
 from handgrad.v1 import training_service_pb2 as pb
@@ -135,7 +136,7 @@ def sweep(info: sweep_pb2.Sweep) -> Event:
     }
 
 
-def member(found: sweep_pb2.SweepMember, settings: Mapping[str, str]) -> Event:
+def member(info: sweep_pb2.Sweep, found: sweep_pb2.SweepMember, settings: Mapping[str, str]) -> Event:
     """A member of a sweep, with the settings that it has of its own."""
     newest = found.epoch
     has_epoch, validated = found.HasField("epoch"), newest.HasField("validation_loss")
@@ -150,6 +151,9 @@ def member(found: sweep_pb2.SweepMember, settings: Mapping[str, str]) -> Event:
         "mean_loss": newest.mean_loss if has_epoch else None,
         "validation_loss": newest.validation_loss if validated else None,
         "validation_accuracy": newest.validation_accuracy if validated else None,
+        "measure": measure_of(info),
+        "mean_of_seeds": info.mean_of_seeds,
+        "measured": found.measured if found.HasField("measured") else None,
         "error": found.error,
     }
 

@@ -16,7 +16,7 @@ from handgrad.client.client import Client, connect
 from handgrad.client.network import title
 from handgrad.client.plot import plot_sweep
 from handgrad.client.signature import Transform
-from handgrad.client.sweep import Halving, Sweep, grid
+from handgrad.client.sweep import MEASURES, Halving, Measure, Sweep, grid, measure_of
 from handgrad.v1 import job_pb2, sweep_pb2
 
 SHOWN = 10
@@ -34,6 +34,14 @@ SHOWN = 10
 @click.option("--halving", is_flag=True, help="Stop hopeless members: after an epoch, one in three goes on, and so on.")
 @click.option("--halving-epochs", type=int, metavar="N", help="Epochs before members are stopped first. Default: 1.")
 @click.option("--halving-factor", type=int, metavar="N", help="One member in N goes on. Default: 3.")
+@click.option(
+    "--rank-by",
+    type=click.Choice([measure.replace("_", "-") for measure in MEASURES if measure]),
+    callback=lambda _context, _option, value: value and value.replace("-", "_"),
+    help="What members are ranked by. Default: the validation loss, the accuracy where --loss has several values, the "
+    "mean loss without validation images.",
+)
+@click.option("--rank-mean-of-seeds", is_flag=True, help="Rank members that differ in their seed alone by their mean.")
 @options.data
 @click.option("--save", type=options.parameter_file, metavar="FILE", help="Save the best member's params.")
 @click.option("--plot", type=options.plot_file, metavar="FILE", help="Plot the loss of all members: .png or .svg.")
@@ -52,6 +60,8 @@ def sweep(
     halving: bool,
     halving_epochs: int | None,
     halving_factor: int | None,
+    rank_by: Measure | None,
+    rank_mean_of_seeds: bool,
     data: Path | None,
     save: Path | None,
     plot: Path | None,
@@ -84,6 +94,8 @@ def sweep(
             config=shared,
             transform=transform,
             halving=chosen,
+            measure=rank_by,
+            mean_of_seeds=rank_mean_of_seeds,
         )
         members = len(started.info.members)
         told = ", ".join(f"{len(values)} values of {name}" for name, values in axes.items()) or "as the preset"
@@ -232,11 +244,18 @@ def _best(info: sweep_pb2.Sweep) -> str:
     best = next((member for member in info.members if member.rank == 1), None)
     if best is None:
         return ""
-    return f"the best so far {_label(best)}: loss {_loss(info, best):.4f}"
+    return f"the best so far {_label(best)}: {_title(info)} {_measured(info, best)}"
 
 
-def _loss(info: sweep_pb2.Sweep, member: sweep_pb2.SweepMember) -> float:
-    return member.epoch.validation_loss if info.ranked_by_validation else member.epoch.mean_loss
+def _title(info: sweep_pb2.Sweep) -> str:
+    """Returns what members are ranked by, as text."""
+    return measure_of(info).replace("_", " ") + (", mean of seeds" if info.mean_of_seeds else "")
+
+
+def _measured(info: sweep_pb2.Sweep, member: sweep_pb2.SweepMember) -> str:
+    if not member.HasField("measured"):
+        return ""
+    return format(member.measured, ".2%" if measure_of(info) == "validation_accuracy" else ".4f")
 
 
 def _label(member: sweep_pb2.SweepMember) -> str:
@@ -257,6 +276,7 @@ def _own(member: sweep_pb2.SweepMember) -> dict[str, str]:
 def _tell_members(found: Sweep, show: int, output: Output) -> None:
     info = found.info
     names = list(dict.fromkeys(name for member in info.members for name in _own(member)))
+    any_validated = any(member.epoch.HasField("validation_loss") for member in info.members)
     rows: list[list[str]] = []
     for member in found.ranked:
         own, epoch = _own(member), member.epoch
@@ -268,15 +288,17 @@ def _tell_members(found: Sweep, show: int, output: Output) -> None:
                 str(member.rank or ""),
                 *(own.get(name, "") for name in names),
                 *numbers,
-                *(validation if info.ranked_by_validation else ()),
+                *(validation if any_validated else ()),
+                _measured(info, member),
                 member.job,
                 state_of(member.state),
                 member.error,
             ]
         )
-        output.emit(events.member(member, {name.replace(" ", "_"): value for name, value in own.items()}))
-    measured = ["validation loss", "accuracy"] if info.ranked_by_validation else []
-    output.table(["rank", *names, "epochs", "mean loss", *measured, "job", "state", "error"], rows[:show])
+        output.emit(events.member(info, member, {name.replace(" ", "_"): value for name, value in own.items()}))
+    validation = ["validation loss", "accuracy"] if any_validated else []
+    headers = ["epochs", "mean loss", *validation, f"ranked by {_title(info)}", "job", "state", "error"]
+    output.table(["rank", *names, *headers], rows[:show])
     if len(rows) > show:
         output.say(f"and {len(rows) - show} more; --show {len(rows)} shows them all")
 
@@ -285,6 +307,6 @@ def _plot(found: Sweep, file: Path, output: Output) -> None:
     ranked = [member for member in found.ranked if member.HasField("epoch")]
     curves = [found.epochs(member) for member in ranked]
     best = next((_label(member) for member in ranked), "")
-    plot_sweep(file, curves, best, by_validation=found.info.ranked_by_validation)
+    plot_sweep(file, curves, best, measure=found.measure)
     output.say(f"plot: {file}")
     output.emit(events.plot(file))

@@ -1,5 +1,6 @@
 """Activations: functions of each element alone. With y = f(x), the backward pass is dE/dx = g f'(x)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -325,6 +326,7 @@ class Sigmoid(Stateless):
     """A layer that applies `sigmoid`."""
 
     kind: ClassVar[str] = "sigmoid"
+    output_range: ClassVar[tuple[float, float]] = (0, 1)
     operation: ClassVar[Operation] = _of(
         sigmoid,
         sigmoid_fwd,
@@ -341,6 +343,7 @@ class Tanh(Stateless):
     """A layer that applies `tanh`."""
 
     kind: ClassVar[str] = "tanh"
+    output_range: ClassVar[tuple[float, float]] = (-1, 1)
     operation: ClassVar[Operation] = _of(
         tanh,
         tanh_fwd,
@@ -357,6 +360,7 @@ class ReLU(Stateless):
     """A layer that applies `relu`."""
 
     kind: ClassVar[str] = "relu"
+    output_range: ClassVar[tuple[float, float]] = (0, math.inf)
     operation: ClassVar[Operation] = _of(relu, relu_fwd, relu_bwd, _golden("by hand", [[0, 0, 0], [0, 1.5, 20]]))
 
 

@@ -1,5 +1,6 @@
 """What every operation and every layer is: the types that the files beside this one fill in."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
@@ -91,6 +92,7 @@ class Operation:
         examples: `examples(generator) -> [Example, ...]`: random arrays of small shapes, at each setting that takes
             another way through the code.
         golden: Known outputs, at each such setting; `tests/core/test_golden.py` holds the forward pass against them.
+        reads: Settings of a run that it reads; of the losses alone.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Operation:
     bwd: Callable[..., tuple[Array | None, ...]]
     examples: Callable[[np.random.Generator], Sequence[Example]]
     golden: tuple[Golden, ...]
+    reads: frozenset[str] = frozenset()
 
 
 class ShapeError(ValueError):
@@ -118,12 +121,23 @@ class Layer:
     columns: ClassVar[frozenset[str]] = frozenset()
     """Its vectors that parameter files hold as columns, `[n, 1]`."""
 
+    passes: ClassVar[bool] = False
+    """Whether it only moves, leaves out or pools numbers: they mean after it what they meant before it."""
+
+    output_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    """Where the numbers that it puts out lie, whatever it is given."""
+
     def check(self) -> None:
         """Raises ValueError, "SETTING: what is allowed", where a setting is out of its range."""
 
     def output_shape(self, shape: Shape) -> Shape:
         """Gives the shape of an example after the layer, or raises ShapeError."""
         return shape
+
+    def ignores_inputs(self, shape: Shape, batch_size: int) -> bool:
+        """Returns whether it puts out the same whatever it is given, while training on mini-batches of that size."""
+        del shape, batch_size
+        return False
 
     def init(self, draw: Draw, shape: Shape) -> LayerParams:
         """Draws what it learns, float32, for examples of a shape."""

@@ -79,6 +79,7 @@ class Dropout(Layer):
     rate: float
 
     kind: ClassVar[str] = "dropout"
+    passes: ClassVar[bool] = True
 
     def check(self) -> None:
         """Raises ValueError where the rate is out of its range."""

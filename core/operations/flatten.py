@@ -58,6 +58,7 @@ class Flatten(Stateless):
     """A layer that makes a vector of an image."""
 
     kind: ClassVar[str] = "flatten"
+    passes: ClassVar[bool] = True
     operation: ClassVar[Operation] = Operation("flatten", flatten, flatten_fwd, flatten_bwd, _examples, _GOLDEN)
 
     def output_shape(self, shape: Shape) -> Shape:

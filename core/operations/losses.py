@@ -192,6 +192,7 @@ SOFTMAX_CROSS_ENTROPY = Operation(
     *(softmax_cross_entropy, softmax_cross_entropy_fwd, softmax_cross_entropy_bwd),
     _smoothed_examples,
     _CROSS_ENTROPY_GOLDEN,
+    reads=frozenset({"label_smoothing"}),
 )
 SQUARED_ERROR = Operation(
     "squared_error", squared_error, squared_error_fwd, squared_error_bwd, _examples, _SQUARED_ERROR_GOLDEN

@@ -1,5 +1,6 @@
 """Normalizations: numbers are brought to mean 0 and variance 1, over the batch or over an example."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -349,6 +350,10 @@ class BatchNorm(Layer):
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay: from 0 to less than 1; got {self.decay}")
 
+    def ignores_inputs(self, shape: Shape, batch_size: int) -> bool:
+        """Returns whether a mini-batch has one number of a channel, which is its own mean: beta is put out."""
+        return batch_size * math.prod(shape[:-1]) == 1
+
     def init(self, draw: Draw, shape: Shape) -> LayerParams:
         """Gives gamma, ones, and beta, zeros: `[channels]`."""
         del draw
@@ -402,6 +407,11 @@ class LayerNorm(Layer):
     def check(self) -> None:
         """Raises ValueError where epsilon is out of its range."""
         _check_epsilon(self.epsilon)
+
+    def ignores_inputs(self, shape: Shape, batch_size: int) -> bool:
+        """Returns whether there is one channel, which is its own mean: beta is put out."""
+        del batch_size
+        return shape[-1] == 1
 
     def init(self, draw: Draw, shape: Shape) -> LayerParams:
         """Gives gamma, ones, and beta, zeros: `[channels]`."""

@@ -221,6 +221,8 @@ class _Pool(Stateless):
     window: int | None = None
     stride: int | None = None
 
+    passes: ClassVar[bool] = True
+
     def check(self) -> None:
         """Raises ValueError where a setting is out of its range."""
         for name, value in (("window", self.window), ("stride", self.stride)):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from handgrad.core.operations.base import Example, Golden, Operation, Stateless, require_floating
+from handgrad.core.operations.base import Example, Golden, Operation, Shape, Stateless, require_floating
 
 
 def log_softmax(logits: Array) -> Array:
@@ -84,4 +84,10 @@ class Softmax(Stateless):
     """A layer that makes probabilities of each vector. The loss of classification has a softmax of its own."""
 
     kind: ClassVar[str] = "softmax"
+    output_range: ClassVar[tuple[float, float]] = (0, 1)
     operation: ClassVar[Operation] = Operation("softmax", softmax, softmax_fwd, softmax_bwd, _examples, _GOLDEN)
+
+    def ignores_inputs(self, shape: Shape, batch_size: int) -> bool:
+        """Returns whether a vector has one number, whose probability is 1."""
+        del batch_size
+        return shape[-1] == 1

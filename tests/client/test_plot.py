@@ -11,7 +11,8 @@ import pytest
 from matplotlib.axes import Axes
 
 import handgrad
-from handgrad.client.plot import plot_losses
+from handgrad.client.plot import plot_losses, plot_sweep
+from handgrad.client.sweep import Measure
 from handgrad.v1 import job_pb2
 
 LOSSES = np.exp(-np.linspace(0, 3, 600)) + 0.1
@@ -85,3 +86,25 @@ def test_without_matplotlib_the_way_to_get_it_is_told(monkeypatch: pytest.Monkey
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(handgrad.InvalidArgumentError, match=r"pip install 'handgrad\[plot\]'"):
         plot_losses(tmp_path / "loss.png", LOSSES, iterations_per_epoch=200)
+
+
+@pytest.mark.parametrize(
+    ("measure", "label", "scale"),
+    [
+        ("mean_loss", "mean loss", "log"),
+        ("validation_loss", "validation loss", "log"),
+        ("validation_accuracy", "validation accuracy", "linear"),
+    ],
+)
+def test_a_sweep_shows_what_its_members_are_ranked_by(
+    tmp_path: Path, drawn: list[Axes], measure: Measure, label: str, scale: str
+) -> None:
+    values = (0.5, 0.25)
+    curves = [[job_pb2.Epoch(epoch=n, **{measure: value / n}) for n in (1, 2)] for value in values]
+    plot_sweep(tmp_path / "sweep.png", curves, "seed 3", measure=measure)
+    (axes,) = drawn
+    assert (axes.get_ylabel(), axes.get_yscale()) == (label, scale)
+    other, best = axes.get_lines()
+    assert (best.get_label(), other.get_label()) == ("the best: seed 3", "the other 1")
+    np.testing.assert_array_equal(best.get_ydata(), [0.5, 0.25])
+    np.testing.assert_array_equal(other.get_ydata(), [0.25, 0.125])

@@ -2,16 +2,21 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from handgrad.core import training
+from handgrad.core.config import TrainConfig, overridden, preset
+from handgrad.core.network import fully_connected, init
 from handgrad.core.operations.base import Params
 from handgrad.core.optimizers import OPTIMIZERS, Hyperparameters, clipped, orthogonalized
-from handgrad.core.schedules import learning_rates
+from handgrad.core.schedules import SCHEDULES, learning_rates
 from handgrad.core.training import with_decay
 
 Vector = NDArray[np.float64]
@@ -183,3 +188,42 @@ def test_a_schedule_goes_on_where_it_was() -> None:
     whole = learning_rates(1.0, "cosine", 0, 15, **settings)
     parts = [learning_rates(1.0, "cosine", begin, 5, **settings) for begin in (0, 5, 10)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+NETWORK = fully_connected(3, (), 2)
+
+
+def trained(config: TrainConfig) -> NDArray[np.float32]:
+    """Gives the params after two iterations of training, op by op."""
+    recipe = replace(training.recipe_of(NETWORK, config), loops=False)
+    state = training.initial_state(recipe, init(NETWORK, jax.random.key(0)))
+    losses, rates = jnp.zeros(2), jnp.full(2, 0.1)
+    images = jnp.asarray([[1.0, 2.0, -1.0], [0.5, -3.0, 1.0]])
+    for i in range(2):
+        state, losses = training.train_iterations(
+            *(state, losses, images, jnp.asarray([0, 1]), jnp.arange(2), rates),
+            *(training.hyperparameters_of(config), jax.random.key(1), jnp.int32(i), jnp.int32(i + 1)),
+            recipe=recipe,
+            batch_size=1,
+        )
+    return np.concatenate([np.ravel(array) for layer in state.params for array in layer.values()])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_reads_what_it_says_and_no_more(name: str) -> None:
+    config = overridden(preset("report").config, {"optimizer": name})
+    expected = trained(config)
+    others = {"momentum": 0.5, "beta2": 0.5, "epsilon": 0.5, "weight_decay": 0.5, "clip_norm": 0.5}
+    read = {field for field, value in others.items() if (trained(replace(config, **{field: value})) != expected).any()}
+    assert read == OPTIMIZERS[name].reads | {"weight_decay", "clip_norm"}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_reads_what_it_says_and_no_more(name: str) -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "schedule_factor": {"factor": 0.5},
+        "schedule_epochs": {"every": 2.0},
+        "warmup_epochs": {"warmup": 1.5},
+    }
+    read = {field for field, change in changes.items() if rates(name, **change) != rates(name)}
+    assert read == SCHEDULES[name].reads | {"warmup_epochs"}

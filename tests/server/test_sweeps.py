@@ -116,7 +116,7 @@ def test_halving_stops_the_hopeless_by_their_validation_loss(hg: handgrad.Client
     members = handgrad.grid(learning_rate=(0.001, 0.01, 0.1), seed=(0, 1, 2))
     found = started(hg, tiny, members, config={"validation_images": 20}, halving=handgrad.Halving(1, 3))
     info = found.wait()
-    assert info.ranked_by_validation
+    assert info.measure == sweep_pb2.MEASURE_VALIDATION_LOSS
     assert [member.epoch.epoch for member in found.ranked] == [4, 3, 3] + [1] * 6
     assert [state(member) for member in found.ranked] == ["succeeded"] + ["cancelled"] * 8
     assert "stopped by halving: rank 3 of 3 after epoch 3" in found.ranked[2].error

@@ -80,6 +80,23 @@ def test_a_sweep_for_programs(command: Command, tiny_folder: Path, hg: handgrad.
     assert hg.get_params("best").version.version == 1
 
 
+def test_a_sweep_is_ranked_by_what_is_asked_for(command: Command, tiny_folder: Path) -> None:
+    asked = ("--validation-images", 20, "--rank-by", "validation-accuracy", "--rank-mean-of-seeds", "--json")
+    done = command("sweep", *ARGUMENTS, "--data", tiny_folder, *asked)
+    assert done.returncode == 0, done.stderr
+    members = [event for event in map(json.loads, done.stdout.splitlines()) if event["event"] == "member"]
+    assert {(member["measure"], member["mean_of_seeds"]) for member in members} == {("validation_accuracy", True)}
+    measured = [member["measured"] for member in members]
+    assert measured == sorted(measured, reverse=True)
+    for first, second in zip(members[::2], members[1::2], strict=True):
+        assert first["settings"]["learning_rate"] == second["settings"]["learning_rate"]
+        mean = (first["validation_accuracy"] + second["validation_accuracy"]) / 2
+        assert first["measured"] == second["measured"] == pytest.approx(mean, rel=1e-6)
+    shown = command("sweeps", "sweep-1", "--plot", "a.svg").stdout
+    assert f"validation accuracy, mean of seeds {measured[0]:.2%}" in shown
+    assert "ranked by" in shown
+
+
 def test_sweeps_are_shown_and_cancelled(command: Command, hg: handgrad.Client, tiny: str, tmp_path: Path) -> None:
     started = hg.train_sweep(handgrad.grid(seed=range(3)), dataset=tiny, config={"batch_size": 10, "epochs": 50_000})
     assert "sweep-1" in command("sweeps").stdout
@@ -101,6 +118,11 @@ def test_sweeps_are_shown_and_cancelled(command: Command, hg: handgrad.Client, t
         (["--learning-rate", "-1"], "learning_rate: "),
         (["--detach", "--plot", "a.png"], "waits for no file"),
         (["--halving-factor", "1"], "halving.factor"),
+        (["--loss", "softmax_cross_entropy,squared_error"], "members that differ in loss"),
+        (["--label-smoothing", "0,0.2"], "members that differ in label_smoothing"),
+        (["--optimizer", "sgd,adam", "--beta2", "0.9,0.99"], "members[0].beta2"),
+        (["--rank-by", "loss"], "'mean-loss', 'validation-loss', 'validation-accuracy'"),
+        (["--rank-mean-of-seeds"], "mean_of_seeds"),
     ],
 )
 def test_bad_usage(command: Command, arguments: list[str], problem: str) -> None:
