@@ -385,6 +385,7 @@ def event_to_proto(job: Job, event: Event) -> job_pb2.JobEvent:
         then.ClearField("best_epoch")
         then.ClearField("best_version")
         then.ClearField("stopped_early")
+        then.notes[:] = job.request.notes
         then.sequence = event.sequence
         if event.kind == "started":
             then.state = job_pb2.JOB_STATE_RUNNING

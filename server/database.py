@@ -68,7 +68,8 @@ CREATE TABLE jobs (
     stopped_early INTEGER NOT NULL DEFAULT 0,
     sweep INTEGER REFERENCES sweeps (number), -- that it is a member of; NULL for none
     epochs_before INTEGER NOT NULL DEFAULT 0, -- epochs that its model was trained when it began
-    notes TEXT NOT NULL DEFAULT '[]' -- JSON: what whoever asked should know, a sentence each
+    notes TEXT NOT NULL DEFAULT '[]', -- JSON: what whoever asked should know, a sentence each
+    end_notes TEXT NOT NULL DEFAULT '[]' -- JSON: what came to light since
 );
 CREATE INDEX jobs_by_sweep ON jobs (sweep, number) WHERE sweep IS NOT NULL;
 CREATE INDEX jobs_by_state ON jobs (state, number);
@@ -183,6 +184,7 @@ CREATE INDEX jobs_by_sweep ON jobs (sweep, number) WHERE sweep IS NOT NULL;
     3: """
 ALTER TABLE jobs ADD COLUMN epochs_before INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN notes TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE jobs ADD COLUMN end_notes TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE models ADD COLUMN signature TEXT;
 ALTER TABLE versions ADD COLUMN signature TEXT NOT NULL DEFAULT '';
 ALTER TABLE versions ADD COLUMN epochs INTEGER NOT NULL DEFAULT 0;

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from handgrad.core.config import TrainConfig
 from handgrad.core.network import Network
+from handgrad.core.notes import stuck_note
 from handgrad.core.signature import Signature, from_json, to_json
 from handgrad.server.errors import AlreadyExistsError, ExhaustedError, NotFoundError
 from handgrad.server.models import Models, Version
@@ -496,6 +497,7 @@ def end(
         "finished",
         {},
         state=state.value,
+        end_notes=json.dumps(_notes_at_end(writer, job, state)),
         error=error,
         end_time=time.time(),
         stopped_early=stopped_early,
@@ -505,6 +507,16 @@ def end(
         snapshot_epoch_seconds=None,
     )
     return before
+
+
+def _notes_at_end(writer: sqlite3.Connection, job: Job, state: JobState) -> list[str]:
+    """Returns what came to light of a job that did all it was asked for: that it learned nothing, say."""
+    if state is not JobState.SUCCEEDED:
+        return []
+    rows = writer.execute("SELECT body FROM events WHERE job = ? AND kind = 'epoch' ORDER BY sequence", (job.number,))
+    means = [Epoch(**json.loads(row["body"])).mean_loss for row in rows]
+    note = stuck_note(job.request.config.loss, job.request.network.outputs, means)
+    return [note] if note else []
 
 
 def advance(writer: sqlite3.Connection, job: Job, iteration: int, losses: NDArray[np.float32]) -> None:
@@ -655,5 +667,5 @@ def job_of(row: sqlite3.Row) -> Job:
         stopped_early=bool(row["stopped_early"]),
         sweep=row["sweep"],
         epochs_before=row["epochs_before"],
-        notes=notes,
+        notes=(*notes, *json.loads(row["end_notes"])),
     )

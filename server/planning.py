@@ -6,6 +6,7 @@ from typing import Any
 from handgrad.core.config import overridden, preset, unread_overrides
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.network import Network, make_network
+from handgrad.core.notes import notes
 from handgrad.core.operations.base import Layer
 from handgrad.core.signature import Signature, Transform, check_transform, example_shape, fits, told
 from handgrad.server.datasets import Datasets, Summary
@@ -157,13 +158,13 @@ def plan(
         network = made[settings.network]
     config = overridden(start.config, settings.overrides)
     held = models.signature(settings.model)
-    signature, notes = _signature(held, settings.transform, start.transform, data, config.loss)
+    signature, assumed = _signature(held, settings.transform, start.transform, data, config.loss)
     check_fit(network, data, settings.dataset)
     config.check(network, data.train_images)
     return JobRequest(
         *(settings.model, settings.dataset, network, config, data.train_images, signature),
         continue_optimizer=settings.continue_optimizer,
-        notes=(*notes, *data.notes),
+        notes=(*assumed, *data.notes, *notes(network, config, data.classes, start.config)),
     )
 
 
@@ -196,15 +197,15 @@ def _signature(
         return held.trained_on(data.image_shape, data.numbers, data.class_names, loss, "dataset")
     if asked:
         check_transform(asked, data.numbers, "transform")
-    notes: list[str] = []
+    assumed: list[str] = []
     transform = asked or preferred
     if not asked and preferred == "unit" and data.data_type != "uint8":
         transform = "identity"
-        notes = [f"the numbers are {data.numbers.told}, and taken as they are: only bytes are divided by 255"]
+        assumed = [f"the numbers are {data.numbers.told}, and taken as they are: only bytes are divided by 255"]
     elif not asked and preferred == "unit" and data.high <= 1:
         transform = "identity"
-        notes = ["the bytes are 0 and 1 alone, and taken as they are: not divided by 255"]
-    return Signature(example_shape(data.image_shape), data.numbers, transform, loss, data.class_names), notes
+        assumed = ["the bytes are 0 and 1 alone, and taken as they are: not divided by 255"]
+    return Signature(example_shape(data.image_shape), data.numbers, transform, loss, data.class_names), assumed
 
 
 def chosen_network(choice: NetworkChoice, models: Models, datasets: Datasets) -> tuple[Network, Version | None]:

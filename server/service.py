@@ -238,7 +238,9 @@ class TrainingService(TrainingServiceServicer):
         del context
         name = check_name(request.checkpoint, "checkpoint")
         version = self._version(request)
-        saved = self._state.checkpoints.save(name, version, self._state.certificates.of(version.network))
+        saved = self._state.checkpoints.save(
+            name, version, self._state.certificates.of(version.network, version.signature.objective)
+        )
         return pb.SaveParamsResponse(checkpoint=convert.checkpoint_to_proto(saved))
 
     def LoadParams(self, request: pb.LoadParamsRequest, context: grpc.ServicerContext) -> pb.LoadParamsResponse:  # noqa: N802
@@ -459,7 +461,12 @@ class TrainingService(TrainingServiceServicer):
             if inputs is None:
                 inputs = generator.normal(size=(BATCH_SIZE, network.inputs)).astype(np.float32)
             labels = generator.integers(0, network.outputs, len(inputs))
-            return check_network(network, params, statistics, inputs, labels, seed=request.seed, data=data)
+            return check_network(
+                *(network, params, statistics, inputs, labels),
+                loss=version.signature.objective,
+                seed=request.seed,
+                data=data,
+            )
 
     def _abandon(self, job: Job) -> None:
         # A server that stops is no caller that goes away: whether the job ends then is the next start's to say.

@@ -1,7 +1,7 @@
 """`handgrad train`: one job, from its start to its plot and its parameter file."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -95,7 +95,7 @@ def train(
         if detach:
             output.say(f"{job.name} is in the queue; `handgrad watch {job.name}` shows it")
             return
-        failure = watch_events(job, output)
+        failure = watch_events(job, output, list(job.info.notes))
         # Also after a failure: what was trained until then is the caller's.
         _keep(hg, job, plot, save, output, interactive=interactive)
         if failure:
@@ -113,12 +113,13 @@ def _check_detach(server: str | None, *, waits_for: object) -> None:
         raise click.UsageError("--detach does not wait for what --save, --plot and --interactive need")
 
 
-def watch_events(job: Job, output: Output, *, cancel: bool = True) -> JobError | None:
+def watch_events(job: Job, output: Output, told: Sequence[str] = (), *, cancel: bool = True) -> JobError | None:
     """Shows a job until it ends. Gives the error that it ended with.
 
     Args:
         job: The job.
         output: Where it is shown.
+        told: Notes of the job's that were told before.
         cancel: Whether Ctrl-C cancels it; otherwise it ends the watching.
     """
     seconds = 0.0
@@ -144,6 +145,10 @@ def watch_events(job: Job, output: Output, *, cancel: bool = True) -> JobError |
     except JobError as error:
         output.emit(events.failed(job.info))
         return error
+    finally:
+        for note in job.info.notes:
+            if note not in told:
+                output.note(note)
     output.say(f"trained {job.info.iteration:,} iterations in {seconds:.2f} s")
     if job.info.best_epoch:
         early = ", after which its patience was over" if job.info.stopped_early else ""

@@ -301,7 +301,7 @@ def test_a_database_of_the_schema_before_is_taken_over(tmp_path: Path) -> None:
             database.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
         database.execute("ALTER TABLE checkpoints DROP COLUMN certificate")
         for table, columns in {
-            "jobs": ("epochs_before", "notes"),
+            "jobs": ("epochs_before", "notes", "end_notes"),
             "models": ("signature",),
             "versions": ("signature", "epochs"),
             "checkpoints": ("signature", "epochs"),

@@ -20,6 +20,7 @@ from handgrad.core.errors import InvalidInputError
 from handgrad.core.network import fully_connected, make_network
 from handgrad.core.operations.affine import Affine
 from handgrad.core.operations.dropout import Dropout
+from handgrad.core.signature import unknown
 from handgrad.server.app import Server
 from handgrad.server.jobs import Epoch, Job, JobRequest, JobState
 from handgrad.server.sweeps import Measure, Member, Sweep, check_seeds, measure_of, ranked
@@ -27,7 +28,8 @@ from handgrad.v1 import job_pb2, sweep_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
 MEAN, LOSS, ACCURACY = Measure.MEAN_LOSS, Measure.VALIDATION_LOSS, Measure.VALIDATION_ACCURACY
-PLAIN = JobRequest("", "tiny", fully_connected(12, (), 3), preset("report").config, 65)
+NETWORK = fully_connected(12, (), 3)
+PLAIN = JobRequest("", "tiny", NETWORK, preset("report").config, 65, unknown(NETWORK))
 REGULARIZED = make_network([Dropout(0.5), Affine()], (12,), 3)
 
 
@@ -192,7 +194,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hg(folder: Path) -> Iterator[handgrad.Client]:
     """A client of one server for all tests below."""
     generator = np.random.default_rng(0)
-    splits = {}
+    splits: dict[str, Any] = {}
     for split, count in (("train", 65), ("test", 20)):
         splits[f"x_{split}"] = generator.integers(0, 256, (count, 3, 4), np.uint8)
         splits[f"y_{split}"] = np.arange(count, dtype=np.uint8) % 3

@@ -21,7 +21,7 @@ from handgrad.server.jobs import Caller, JobRequest, Jobs, Live
 from handgrad.server.metrics import Metrics
 from handgrad.server.models import Models
 from handgrad.server.storage import Storage
-from handgrad.server.sweeps import Group, SweepRequest, Sweeps
+from handgrad.server.sweeps import Group, Measure, SweepRequest, Sweeps
 from handgrad.server.worker import Worker
 
 THREADS = 6
@@ -173,7 +173,7 @@ def test_a_member_that_ends_leaves_the_rate_of_the_others(monkeypatch: pytest.Mo
     parts = (storage, jobs, sweeps, models, Datasets(storage))
     running = Worker(*parts, snapshot_seconds=5, trained=trained, paused=paused)
     running.start()
-    asked = SweepRequest("", "mnist", (REQUEST, REQUEST), (("seed",), ("seed",)), None)
+    asked = SweepRequest("", "mnist", (REQUEST, REQUEST), (("seed",), ("seed",)), None, Measure.MEAN_LOSS, False)
     sweep = running.submit_sweep(asked, Caller("somebody"))
     with jobs.changed:
         assert jobs.changed.wait_for(lambda: jobs.get("job-1").state.ended, 60)
