@@ -137,18 +137,23 @@ def watch_events(job: Job, output: Output, told: Sequence[str] = (), *, cancel: 
                 output.emit(events.epoch(event))
             elif isinstance(event, job_pb2.Progress):
                 shown.progress(event)
+    return _end(job, output, told, seconds)
+
+
+def _end(job: Job, output: Output, told: Sequence[str], seconds: float) -> JobError | None:
+    """Tells how a job ended, which took so many seconds of training. Returns the error that it ended with."""
+    failure: JobError | None = None
     try:
         job.wait()
-    except JobCancelledError as error:
-        output.emit(events.cancelled(job.info))
-        return error
     except JobError as error:
-        output.emit(events.failed(job.info))
-        return error
-    finally:
-        for note in job.info.notes:
-            if note not in told:
-                output.note(note)
+        failure = error
+    for note in job.info.notes:
+        if note not in told:
+            output.note(note)
+    if failure:
+        event = events.cancelled if isinstance(failure, JobCancelledError) else events.failed
+        output.emit(event(job.info))
+        return failure
     output.say(f"trained {job.info.iteration:,} iterations in {seconds:.2f} s")
     if job.info.best_epoch:
         early = ", after which its patience was over" if job.info.stopped_early else ""

@@ -173,7 +173,9 @@ def test_a_member_that_ends_leaves_the_rate_of_the_others(monkeypatch: pytest.Mo
     parts = (storage, jobs, sweeps, models, Datasets(storage))
     running = Worker(*parts, snapshot_seconds=5, trained=trained, paused=paused)
     running.start()
-    asked = SweepRequest("", "mnist", (REQUEST, REQUEST), (("seed",), ("seed",)), None, Measure.MEAN_LOSS, False)
+    asked = SweepRequest(
+        "", "mnist", (REQUEST, REQUEST), (("seed",), ("seed",)), None, Measure.MEAN_LOSS, mean_of_seeds=False
+    )
     sweep = running.submit_sweep(asked, Caller("somebody"))
     with jobs.changed:
         assert jobs.changed.wait_for(lambda: jobs.get("job-1").state.ended, 60)
