@@ -62,7 +62,7 @@ def whole_file(file: Path) -> Iterator[IO[bytes]]:
 
 
 def _place(file: Path) -> Path:
-    return Path(os.path.realpath(file))
+    return Path(os.path.realpath(file)) if file.is_symlink() else file
 
 
 @contextmanager
