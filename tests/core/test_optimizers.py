@@ -213,7 +213,7 @@ def trained(config: TrainConfig) -> NDArray[np.float32]:
 def test_an_optimizer_reads_what_it_says_and_no_more(name: str) -> None:
     config = overridden(preset("report").config, {"optimizer": name})
     expected = trained(config)
-    others = {"momentum": 0.5, "beta2": 0.5, "epsilon": 0.5, "weight_decay": 0.5, "clip_norm": 0.5}
+    others: dict[str, Any] = {"momentum": 0.5, "beta2": 0.5, "epsilon": 0.5, "weight_decay": 0.5, "clip_norm": 0.5}
     read = {field for field, value in others.items() if (trained(replace(config, **{field: value})) != expected).any()}
     assert read == OPTIMIZERS[name].reads | {"weight_decay", "clip_norm"}
 

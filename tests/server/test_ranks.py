@@ -192,7 +192,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hg(folder: Path) -> Iterator[handgrad.Client]:
     """A client of one server for all tests below."""
     generator = np.random.default_rng(0)
-    splits = {}
+    splits: dict[str, Any] = {}
     for split, count in (("train", 65), ("test", 20)):
         splits[f"x_{split}"] = generator.integers(0, 256, (count, 3, 4), np.uint8)
         splits[f"y_{split}"] = np.arange(count, dtype=np.uint8) % 3
