@@ -24,7 +24,7 @@ CREATE TABLE sweeps (
     name TEXT NOT NULL UNIQUE,       -- sweep-NUMBER
     model TEXT NOT NULL,             -- that the best member becomes
     dataset TEXT NOT NULL,
-    asked TEXT NOT NULL,             -- JSON: the settings that each member has of its own, and the halving
+    asked TEXT NOT NULL,             -- JSON: the settings that each member has of its own, the halving, what ranks them
     client TEXT NOT NULL,
     request_id TEXT NOT NULL,
     fingerprint TEXT NOT NULL,       -- as in jobs
