@@ -135,7 +135,7 @@ def test_a_large_sweep_is_watched_and_its_networks_are_found(
     assert not any(member.config.HasField("network") for member in cut.members)
     assert hg.get_sweep(sweep.name) == cut
     jobs = [hg.get_job(member.job) for member in cut.members]
-    assert [int(job.config.network.layers[0].settings["outputs"]) for job in jobs] == list(range(1, 9))
+    assert [job.config.network.layers[0].settings["outputs"] for job in jobs] == list(range(1, 9))
     again = hg.train_sweep(members, dataset="tiny-0", config={"batch_size": 10, "epochs": 1})
     assert [member.config.seed for member in again.info.members] == list(range(1, 9))
     assert {member.state for member in hg.cancel_sweep(sweep.name).members} == {job_pb2.JOB_STATE_CANCELLED}
