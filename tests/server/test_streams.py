@@ -16,7 +16,8 @@ from handgrad.v1 import job_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
 ARRAYS: dict[str, Any] = {"W_1": np.ones((3, 12)), "b_1": np.ones((3, 1))}
-LONG: dict[str, Any] = {"dataset": "tiny", "hidden": [4], "batch_size": 10, "epochs": 100_000}
+SHORT: dict[str, Any] = {"dataset": "tiny", "hidden": [4], "batch_size": 10, "epochs": 3}
+LONG: dict[str, Any] = SHORT | {"epochs": 100_000}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_many_sweeps_are_started_and_kept(hg: handgrad.Client) -> None:
 
 
 def test_the_events_of_a_job_that_was_left_begin_with_the_first(hg: handgrad.Client) -> None:
-    job = hg.train(**LONG | {"epochs": 3})
+    job = hg.train(**SHORT)
     assert job.info.state == job_pb2.JOB_STATE_QUEUED
     assert [event.epoch for event in job.events() if isinstance(event, job_pb2.Epoch)] == [1, 2, 3]
 
