@@ -13,10 +13,10 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
-from handgrad.core.config import MAX_SEED
+from handgrad.core.config import MAX_SEED, preset
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.evaluation import evaluate, predict
-from handgrad.core.network import Network
+from handgrad.core.network import CROSS_ENTROPY, Network
 from handgrad.core.parameter_files import MAX_FILE_BYTES, from_named_arrays, read
 from handgrad.core.signature import Transform, to_inputs
 from handgrad.core.verification import BATCH_SIZE, MAX_PARAMETERS, Certificate, certify, check_network, check_operations
@@ -455,7 +455,8 @@ class TrainingService(TrainingServiceServicer):
             data = choice.dataset
         with state.certificates.checking:
             if version is None:
-                return certify(network, inputs=inputs, data=data, seed=request.seed)
+                loss = preset(choice.preset).config.objective if choice.preset else CROSS_ENTROPY
+                return certify(network, inputs=inputs, loss=loss, data=data, seed=request.seed)
             params, statistics = from_named_arrays(network, state.models.data(version).arrays)
             generator = np.random.default_rng(request.seed)
             if inputs is None:
