@@ -33,6 +33,12 @@ _ALIKE_RATIOS: Final = 1.05
 _SMALL: Final = 2 / 5
 _DARK_MEAN, _LIGHT_MEAN = 100, 155
 _BORDER: Final = 1 / 50
+_GREY: Final = 40
+"""Levels that the ground of a picture may lie from black or white without being told."""
+
+_GRID: Final = 8
+_GROUND_PERCENTILE: Final = 20
+_GRAIN: Final = 1 / 5
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,9 @@ class Picture:
     notes: tuple[str, ...]
 
 
-def read_picture(file: Path, shape: tuple[int, int, int], *, invert: bool, mean: float | None) -> Picture:
+def read_picture(
+    file: Path, shape: tuple[int, int, int], *, invert: bool, mean: float | None, even: bool = False
+) -> Picture:
     """Reads a picture and brings it to the shape of a model's images.
 
     It is turned as its camera was held; what is transparent gets a ground; 16 bits and floats become bytes; its sides
@@ -58,6 +66,8 @@ def read_picture(file: Path, shape: tuple[int, int, int], *, invert: bool, mean:
         file: The picture.
         shape: Rows, columns and channels of the model's images.
         invert: Whether to swap black and white.
+        even: Whether to take its ground, the paper of a photo, for black where it is dark and for white where it is
+            light, wherever shadows lie on it, and to stretch its contrast.
         mean: Mean of the bytes that the model was trained on, from 0 to 255; None where it is not known.
 
     Raises:
@@ -77,6 +87,8 @@ def read_picture(file: Path, shape: tuple[int, int, int], *, invert: bool, mean:
     image = image.convert(MODES[channels])
     if invert:
         image = ImageOps.invert(image)
+    if even:
+        image = _evened(image)
     ground = _ground(image)
     if max(image.width * rows, image.height * columns) > _ALIKE_RATIOS * min(
         image.width * rows, image.height * columns
@@ -198,6 +210,44 @@ def _ground(image: Image.Image) -> tuple[int, ...]:
     return tuple(int(level) for level in np.median(border, axis=0))
 
 
+def _is_light(image: Image.Image, ground: tuple[int, ...]) -> tuple[bool, int]:
+    """Returns whether a picture's ground is lighter than its ink, and the ground's grey level."""
+    low, high = image.convert("L").getextrema()
+    level = int(np.asarray(Image.new(image.mode, (1, 1), ground).convert("L")).item())
+    return 2 * level > int(low) + int(high), level
+
+
+def _evened(image: Image.Image) -> Image.Image:
+    """Takes the light that lies on a picture's ground from it, and stretches what is left to all levels.
+
+    The ground is looked for in a grid of blocks, in each of which it is what is lightest on a light ground, or darkest
+    on a dark one; between their middles it changes smoothly.
+    """
+    is_light, _ = _is_light(image, _ground(image))
+    pixels = np.asarray(image, np.float32).reshape(image.height, image.width, -1)
+    ink_above = _WHITE - pixels if is_light else pixels
+    grid = (min(_GRID, image.height), min(_GRID, image.width))
+    blocks = [np.array_split(rows, grid[1], axis=1) for rows in np.array_split(ink_above, grid[0], axis=0)]
+    darkest = np.array([[np.percentile(block, _GROUND_PERCENTILE, axis=(0, 1)) for block in row] for row in blocks])
+    # A block that ink fills is taken for what lies around it.
+    padded = np.pad(darkest, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    around = [padded[r : r + grid[0], c : c + grid[1]] for r in range(3) for c in range(3)]
+    ground = np.min(around, axis=0).astype(np.float32)
+    smooth = np.stack(
+        [
+            np.asarray(Image.fromarray(each).resize(image.size, Image.Resampling.BICUBIC))
+            for each in ground.transpose(2, 0, 1)
+        ],
+        axis=-1,
+    )
+    ink = np.maximum(ink_above - smooth, 0)
+    # What is left of the paper's grain and of the light's edges is no ink.
+    ink = np.maximum(ink - _GRAIN * ink.max(), 0)
+    stretched = _WHITE * np.minimum(ink / max(float(np.percentile(ink[ink > 0], 75)) if ink.any() else 1.0, 1.0), 1)
+    found = np.rint(_WHITE - stretched if is_light else stretched).astype(np.uint8)
+    return Image.fromarray(found.squeeze(-1) if found.shape[-1] == 1 else found)
+
+
 def _fitted(image: Image.Image, columns: int, rows: int, ground: tuple[int, ...]) -> Image.Image:
     """Gives a picture in the model's size, its sides in their ratio, in the middle of its ground."""
     scale = min(columns / image.width, rows / image.height)
@@ -228,14 +278,18 @@ def _doubts(
         return [f"{name} has almost no contrast: the model sees {seen}"]
     notes: list[str] = []
     grey = np.asarray(image.convert("L"), np.int16)
-    level = int(np.asarray(Image.new(image.mode, (1, 1), ground).convert("L")).item())
-    is_light = 2 * level > int(grey.min()) + int(grey.max())
+    is_light, level = _is_light(image, ground)
     if mean is not None and (mean < _DARK_MEAN if is_light else mean > _LIGHT_MEAN):
         found, other = ("dark on light", "light on dark") if is_light else ("light on dark", "dark on light")
         notes.append(
             f"{name} is {found} after --invert, the data set {other}: leave --invert out"
             if invert
             else f"{name} is {found}, the data set {other}: --invert swaps them"
+        )
+    elif mean is not None and (_GREY < level < _WHITE - _GREY) and not _DARK_MEAN <= mean <= _LIGHT_MEAN:
+        notes.append(
+            f"the ground of {name} is grey, level {level} of {_WHITE}, unlike the data set's: --even takes it for "
+            f"{'white' if is_light else 'black'}, and shadows off it"
         )
     if (filled := _filled(grey, level, pixels.shape)) < _SMALL:
         notes.append(f"what {name} shows fills {filled:.0%} of its side: crop it so that it fills the picture")

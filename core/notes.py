@@ -87,7 +87,7 @@ def _of_settings(config: TrainConfig) -> list[str]:
     found: list[str] = []
     if config.warmup_epochs >= config.epochs:
         found.append(
-            f"the learning rate rises for all {config.epochs} epochs, as warmup_epochs is {config.warmup_epochs:g}"
+            f"the learning rate rises to the run's end: warmup_epochs {config.warmup_epochs:g}, epochs {config.epochs}"
         )
     elif config.schedule == "step" and config.warmup_epochs + config.schedule_epochs >= config.epochs:
         found.append(

@@ -32,6 +32,7 @@ class Named:
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--index", "indices", type=int, multiple=True, metavar="N", help="The Nth test image, from 0.")
 @click.option("--invert", is_flag=True, help="Swap black and white: MNIST's digits are white on black.")
+@click.option("--even", is_flag=True, help="Even out the ground of a photo, and stretch its contrast.")
 @click.option(
     "--shape",
     type=options.Shape(),
@@ -48,6 +49,7 @@ def predict(
     files: tuple[Path, ...],
     indices: tuple[int, ...],
     invert: bool,
+    even: bool,
     shape: tuple[int, int, int] | None,
     data: Path | None,
     version: int,
@@ -63,7 +65,7 @@ def predict(
     output = Output(json_lines=json_lines)
     with options.connect_to_server(server) as hg:
         found = hg.get_version(model, version)
-        named = [_picture(file, found.signature, shape, output, invert=invert) for file in files]
+        named = [_picture(file, found.signature, shape, output, invert=invert, even=even) for file in files]
         if named:
             _tell(hg, model, found.version, named, output)
         if indices:
@@ -102,6 +104,7 @@ def _picture(
     output: Output,
     *,
     invert: bool,
+    even: bool,
 ) -> Named:
     """Reads a picture as the model takes it, and says what a person should know of it.
 
@@ -120,7 +123,7 @@ def _picture(
             str(file),
         )
     mean = inputs.mean * _HIGHEST_BYTE / scale if inputs.HasField("mean") else None
-    picture = read_picture(file, _shape_of(inputs, shape), invert=invert, mean=mean)
+    picture = read_picture(file, _shape_of(inputs, shape), invert=invert, even=even, mean=mean)
     for note in picture.notes:
         output.note(note)
     if inputs.data_type != tensor_pb2.DATA_TYPE_FLOAT32:

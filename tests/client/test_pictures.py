@@ -15,6 +15,9 @@ from handgrad.client.errors import InvalidArgumentError
 from handgrad.client.pictures import Picture, read_picture
 
 SIDE = 280
+EVENED = 8.0
+"""Mean levels, at most, that a photo whose ground was evened out lies from the clean picture."""
+
 MODEL = (28, 28, 1)
 MNIST_MEAN = 33.3
 KEPT = "its sides keep their ratio, and the rest is filled with its border's colour"
@@ -232,7 +235,24 @@ def test_shaded_paper_is_dark_on_light(tmp_path: Path) -> None:
         file = tmp_path / f"{number}.jpg"
         of(np.clip(shade * (1 - 0.8 * ink) + noise, 0, 255).astype(np.uint8)).save(file, quality=80)
         assert read(file).notes == (f"{file} is dark on light, the data set light on dark: --invert swaps them",)
-        assert read(file, invert=True).notes == ()
+        (note,) = read(file, invert=True).notes
+        assert note.startswith(f"the ground of {file} is grey")
+        assert "--even takes it for black" in note
+
+
+@pytest.mark.parametrize("bright", [230, 200, 140])
+@pytest.mark.parametrize("shadow", [0.0, 0.25, 0.5])
+def test_a_photos_ground_is_evened_out_where_that_is_asked(tmp_path: Path, bright: int, shadow: float) -> None:
+    across = np.linspace(0, 1, SIDE)
+    for digit in range(10):
+        ink = values(drawn(digit)) / 255
+        shade = bright * (1 - shadow * (across[None, :] + across[:, None]) / 2)
+        noise = np.random.default_rng(digit).normal(0, 4, ink.shape)
+        file = tmp_path / f"{digit}.jpg"
+        of(np.clip(shade * (1 - 0.8 * ink) + noise, 0, 255).astype(np.uint8)).save(file, quality=80)
+        found = read_picture(file, MODEL, invert=True, mean=33, even=True)
+        assert found.notes == ()
+        assert distance(found.pixels, clean(digit)) < EVENED
 
 
 def test_a_light_data_set_wants_dark_on_light(tmp_path: Path) -> None:

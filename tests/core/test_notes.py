@@ -70,7 +70,7 @@ def test_more_outputs_than_classes_are_told() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"warmup_epochs": 10.0}, "the learning rate rises for all 10 epochs"),
+        ({"warmup_epochs": 10.0}, "the learning rate rises to the run's end: warmup_epochs 10, epochs 10"),
         ({"schedule": "step", "schedule_factor": 0.5, "schedule_epochs": 10.0}, "schedule step does not change"),
         ({"validation_images": 5, "patience": 10}, "patience 10 is not over within 10 epochs"),
     ],
