@@ -212,9 +212,9 @@ def _ground(image: Image.Image) -> tuple[int, ...]:
 
 def _is_light(image: Image.Image, ground: tuple[int, ...]) -> tuple[bool, int]:
     """Returns whether a picture's ground is lighter than its ink, and the ground's grey level."""
-    low, high = image.convert("L").getextrema()
+    grey = np.asarray(image.convert("L"), np.int16)
     level = int(np.asarray(Image.new(image.mode, (1, 1), ground).convert("L")).item())
-    return 2 * level > int(low) + int(high), level
+    return bool(2 * level > grey.min() + grey.max()), level
 
 
 def _evened(image: Image.Image) -> Image.Image:

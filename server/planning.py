@@ -3,11 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from handgrad.core.config import overridden, preset, unread_overrides
+from handgrad.core.config import TrainConfig, overridden, preset, unread_overrides
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.network import Network, make_network
 from handgrad.core.notes import notes
 from handgrad.core.operations.base import Layer
+from handgrad.core.optimizers import OptState
 from handgrad.core.signature import Signature, Transform, check_transform, example_shape, fits, told
 from handgrad.server.datasets import Datasets, Summary
 from handgrad.server.jobs import JobRequest
@@ -164,8 +165,25 @@ def plan(
     return JobRequest(
         *(settings.model, settings.dataset, network, config, data.train_images, signature),
         continue_optimizer=settings.continue_optimizer,
-        notes=(*assumed, *data.notes, *notes(network, config, data.classes, start.config)),
+        notes=(
+            *assumed,
+            *data.notes,
+            *_of_optimizer(models.newest(settings.model), config, fresh=not settings.continue_optimizer),
+            *notes(network, config, data.classes, start.config),
+        ),
     )
+
+
+def _of_optimizer(newest: Version | None, config: TrainConfig, *, fresh: bool) -> list[str]:
+    """Returns what is to be told where a job on a model's newest version begins its optimizer anew unasked."""
+    method = config.method
+    if newest is None or fresh or method.init(()) == OptState():
+        return []
+    if newest.optimizer is None:
+        return [f"{method.name} begins anew: the model's newest version has no optimizer state, as of a file's params"]
+    if newest.optimizer_name != method.name:
+        return [f"{method.name} begins anew: the model's newest version keeps the state of {newest.optimizer_name}"]
+    return []
 
 
 def _signature(

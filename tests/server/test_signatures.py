@@ -205,6 +205,33 @@ def test_what_a_file_does_not_say_is_told(shared: handgrad.Client, tmp_path: Pat
     assert shared.predict("of-a-file", splits(floats=False).x_test).notes == ()
 
 
+def test_an_optimizer_that_begins_anew_is_told(shared: handgrad.Client, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "dataset": "bytes",
+        "hidden": (4,),
+        "batch_size": 10,
+        "epochs": 1,
+        "learning_rate": 1e-3,
+    }
+    told: list[list[str]] = []
+
+    def train(**changes: Any) -> None:
+        job = shared.train(model="anew", **settings | changes)
+        job.wait()
+        told.append([note for note in job.info.notes if "begins anew" in note])
+
+    for optimizer in ("adam", "adam", "momentum", "sgd"):
+        train(optimizer=optimizer)
+    shared.get_params("anew").save(tmp_path / "p.npz")
+    shared.upload_params(tmp_path / "p.npz", "anew")
+    train()
+    train(optimizer="adam")
+    train(optimizer="momentum", fresh_optimizer=True)
+    other = "momentum begins anew: the model's newest version keeps the state of adam"
+    none = "adam begins anew: the model's newest version has no optimizer state, as of a file's params"
+    assert told == [[], [], [other], [], [], [none], []]
+
+
 def test_uploaded_params_keep_the_models_signature_or_are_refused(shared: handgrad.Client, tmp_path: Path) -> None:
     for kind in ("bytes", "floats"):
         shared.train("mlp", dataset=kind, hidden=(), model=f"kept-{kind}", batch_size=10, epochs=1).wait()
