@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from handgrad.core.class_names import check_class_names
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.network import LOSSES, Loss, Network
 from handgrad.core.operations.losses import SOFTMAX_CROSS_ENTROPY
@@ -22,7 +23,6 @@ Kind: TypeAlias = Literal["probabilities", "scores"]
 
 TRANSFORMS: Final = ("identity", "unit")
 DATA_TYPES: Final = ("uint8", "float32")
-MAX_NAME_LENGTH: Final = 100
 MAX_DIMENSIONS: Final = 3
 
 OTHER_SCALE: Final = 8
@@ -297,11 +297,12 @@ def from_json(text: str, network: Network, field: str) -> Signature:
         inputs, outputs = found["inputs"], found["outputs"]
         shape = tuple(int(length) for length in inputs["shape"])
         names = tuple(outputs.get("class_names", ()))
+        names = check_class_names(names, field) if names else ()
         data_type = inputs.get("data_type")
         limits = {name: float(inputs[name]) for name in ("low", "high", "mean") if inputs.get(name) is not None}
         numbers = Numbers(data_type, **limits) if data_type is not None else None
         signature = Signature(shape, numbers, inputs["transform"], outputs["loss"], names)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (InvalidInputError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InvalidInputError(field, f"its signature is not one: {error!r:.200}") from error
     if problem := _problem(signature, network):
         raise InvalidInputError(field, f"its signature is not one of its network: {problem}")
@@ -320,11 +321,6 @@ def _problem(signature: Signature, network: Network) -> str:
         or not all(math.isfinite(x) for x in (numbers.low, numbers.high, numbers.mean) if x is not None)
     ):
         return f"its numbers are {numbers!r:.200}"
-    if len(signature.class_names) > network.outputs or not all(map(is_class_name, signature.class_names)):
-        return f"{len(signature.class_names)} names of classes for {network.outputs} outputs, texts of 1 to 100 letters"
+    if len(signature.class_names) > network.outputs:
+        return f"{len(signature.class_names)} names of classes for {network.outputs} outputs"
     return ""
-
-
-def is_class_name(name: object) -> bool:
-    """Says whether something is a name of a class: 1 to 100 printable characters."""
-    return isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH and name.isprintable()
