@@ -92,7 +92,7 @@ def test_what_is_kept_is_listed_and_deleted(hg: handgrad.Client, tiny: str, comm
 
 def test_an_upload_tells_what_it_made(tmp_path: Path, tiny_folder: Path, command: Command) -> None:
     done = command("upload", tiny_folder, "--name", "mine")
-    assert done.stdout == "data set mine: 65 training and 20 test images of 3x4, 3 classes\n"
+    assert done.stdout == "data set mine: 65 training and 20 test images of 3x4 bytes from 0 to 255, 3 classes\n"
     (dataset,) = lines(command("upload", tiny_folder, "--name", "mine", "--json"))
     assert dataset["image_shape"] == [3, 4]
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 nonsense")
@@ -121,9 +121,9 @@ def test_images_of_files_and_of_the_test_split_are_classified(
     assert command("predict", job.model, "--index", 3).stdout.startswith(f"test image 3: {expected.labels[0]}   ")
     (tmp_path / "noise.png").write_text("noise")
     for arguments, status, problem in (
-        (("noise.png",), 2, "noise.png: not an image"),
+        (("noise.png",), 2, "noise.png: it is no picture that can be read"),
         (("nothing.png",), 1, "nothing.png"),
-        (("--index", 10_000), 2, "from 0 to 9999; got 10000"),
+        (("--index", 10_000), 2, "from 0 to 9999, the test images of data set mnist; got 10000"),
         ((), 2, "name an image"),
     ):
         done = command("predict", job.model, *arguments)
