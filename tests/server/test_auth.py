@@ -97,7 +97,7 @@ def test_the_calls_of_a_read_only_token_change_nothing() -> None:
     # Whoever marks another call NO_SIDE_EFFECTS adds it here, and thinks twice.
     assert {
         *("GetJob", "ListJobs", "WatchJob", "GetLoss", "GetParams", "StreamParams", "WatchParams"),
-        *("ListModels", "ListCheckpoints", "ListDatasets", "GetDataset", "Predict", "Evaluate"),
+        *("ListModels", "ListCheckpoints", "ListDatasets", "GetDataset", "GetExamples", "Predict", "Evaluate"),
         *("DescribeNetwork", "CheckGradients", "WatchSweep", "GetSweep", "ListSweeps"),
     } == READING
 
