@@ -967,7 +967,9 @@ def _config(settings: Mapping[str, Any]) -> job_pb2.TrainConfig:
     known = {field.name for field in job_pb2.TrainConfig.DESCRIPTOR.fields} | {"hidden"}
     for name in settings:
         if name not in known:
-            raise errors.InvalidArgumentError(f"{name}: no setting; there are {', '.join(sorted(known))}", name)
+            raise errors.InvalidArgumentError(
+                f"{name}: unknown setting; expected one of {', '.join(sorted(known))}", name
+            )
     given = {name: value for name, value in settings.items() if name not in ("network", "hidden")}
     return _message(
         job_pb2.TrainConfig,

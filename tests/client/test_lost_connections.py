@@ -19,7 +19,7 @@ from handgrad.server.app import Server
 from handgrad.v1 import job_pb2, params_pb2
 
 ARRAYS: dict[str, Any] = {"W_1": np.ones((3, 12)), "b_1": np.ones((3, 1))}
-SETTINGS: dict[str, Any] = {"hidden": [4], "batch_size": 10, "learning_rate": 0.1, "pixels": "unit"}
+SETTINGS: dict[str, Any] = {"hidden": [4], "batch_size": 10, "learning_rate": 0.1, "transform": "unit"}
 
 
 class Relay:

@@ -182,7 +182,7 @@ def test_a_member_that_was_stopped_has_no_part_in_the_mean_of_others() -> None:
 
 
 DATA = "tiny"
-CONFIG: dict[str, Any] = {"batch_size": 10, "epochs": 2, "pixels": "unit"}
+CONFIG: dict[str, Any] = {"batch_size": 10, "epochs": 2}
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,8 @@ def hg(folder: Path) -> Iterator[handgrad.Client]:
 
 
 def started(hg: handgrad.Client, members: Sequence[dict[str, Any]], **more: Any) -> handgrad.Sweep:
-    return hg.train_sweep(members, dataset=DATA, config=CONFIG | more.pop("config", {}), **more)
+    config = CONFIG | more.pop("config", {})
+    return hg.train_sweep(members, dataset=DATA, config=config, transform="unit", **more)
 
 
 def test_members_with_different_losses_are_ranked_by_accuracy(hg: handgrad.Client) -> None:

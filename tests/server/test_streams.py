@@ -1,5 +1,6 @@
 """Streams: an accepted job needs none, one caller cannot take all, and one that its caller ends is free at once."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -183,10 +184,12 @@ def test_a_caller_that_went_before_its_job_was_accepted_is_noticed(
     worker = running._worker
     submit = worker.submit
     names: list[str] = []
+    is_called = threading.Event()
 
     def late(*arguments: Any) -> Any:
         job = submit(*arguments)
         names.append(job.name)
+        assert is_called.wait(60)
         call.cancel()
         # gRPC has run the callbacks of the call by then, and takes no other.
         assert soon(lambda: two_are_free(hg))
@@ -195,6 +198,7 @@ def test_a_caller_that_went_before_its_job_was_accepted_is_noticed(
     monkeypatch.setattr(worker, "submit", late)
     config = job_pb2.TrainConfig(batch_size=10, epochs=100_000)
     call = hg._stub.Train(pb.TrainRequest(dataset="tiny", config=config, cancel_on_disconnect=True))
+    is_called.set()
     with pytest.raises(grpc.RpcError):
         list(call)
     assert soon(lambda: bool(names) and hg.get_job(names[0]).state == job_pb2.JOB_STATE_CANCELLED)
