@@ -34,7 +34,7 @@ _SMALL: Final = 2 / 5
 _DARK_MEAN, _LIGHT_MEAN = 100, 155
 _BORDER: Final = 1 / 50
 _GREY: Final = 40
-"""Levels that the ground of a picture may lie from black or white without being told."""
+"""Levels that a picture's ground may lie from the data set's mean towards the ink without being told."""
 
 _GRID: Final = 8
 _GROUND_PERCENTILE: Final = 20
@@ -286,7 +286,7 @@ def _doubts(
             if invert
             else f"{name} is {found}, the data set {other}: --invert swaps them"
         )
-    elif mean is not None and (_GREY < level < _WHITE - _GREY) and not _DARK_MEAN <= mean <= _LIGHT_MEAN:
+    elif mean is not None and (level < mean - _GREY if is_light else level > mean + _GREY):
         notes.append(
             f"the ground of {name} is grey, level {level} of {_WHITE}, unlike the data set's: --even takes it for "
             f"{'white' if is_light else 'black'}, and shadows off it"

@@ -63,8 +63,9 @@ def test_the_tour_with_a_server_and_the_sdk(shell: Any, tmp_path: Path, address:
     assert (tmp_path / "newest.npz").exists()
     assert (tmp_path / "digits.npz").exists()
     listed = shell(
-        "handgrad serve --address 127.0.0.1:0 > port & sleep 4; S=$(cut -d' ' -f3 port); "
-        "handgrad checkpoints --server $S --json; kill %1; wait"
+        "handgrad serve --address 127.0.0.1:0 > port &\ntrap 'kill %1; wait' EXIT\n"
+        "until [ -s port ]; do sleep 0.1; done\n"
+        "handgrad checkpoints --server $(cut -d' ' -f3 port) --json"
     )
     assert [json.loads(line)["checkpoint"] for line in listed.stdout.splitlines()] == [
         "after-ten-epochs",

@@ -142,7 +142,7 @@ def test_unit_divides_bytes_alone(shared: handgrad.Client) -> None:
         handgrad.InvalidArgumentError, match="unit divides bytes by 255, and these are floats from 0 to 1"
     ):
         shared.train(dataset="floats", transform="unit", hidden=(4,), batch_size=10, epochs=1)
-    job = shared.train("mlp", dataset="floats", network=RECTIFIED, batch_size=10, epochs=1)
+    job = shared.train("mlp", dataset="floats", network=RECTIFIED, batch_size=10, epochs=2)
     assert list(job.info.notes) == [
         "the numbers are floats from 0 to 1, and taken as they are: only bytes are divided by 255"
     ]
