@@ -26,11 +26,12 @@ DATA_TYPES: Final = ("uint8", "float32")
 MAX_DIMENSIONS: Final = 3
 
 OTHER_SCALE: Final = 8
-"""Floats that reach this many times as far as those of training are of another scale, and refused."""
+"""Numbers that reach this many times as far as those of training are of another scale, and refused."""
 
 BLANK: Final = 100
-"""Floats that reach only this part of those of training are of another scale too: 0 to 1 where it saw 0 to 255."""
+"""Numbers that reach only this part of those of training are of another scale too: 0 to 1 where it saw 0 to 255."""
 
+_HALF: Final = 127
 _ENOUGH_TO_TELL: Final = 64
 """Numbers without one below 0 that are told of, where training saw some: one example may have none by chance."""
 
@@ -60,10 +61,11 @@ class Numbers:
 
     @property
     def told(self) -> str:
-        """They in words: "bytes", "floats from -1 to 2.5"."""
-        if self.data_type == "uint8":
-            return "bytes"
-        return "floats" if self.low is None or self.high is None else f"floats from {self.low:g} to {self.high:g}"
+        """They in words: "bytes", "bytes from 0 to 1" where they leave out most, "floats from -1 to 2.5"."""
+        kind = "bytes" if self.data_type == "uint8" else "floats"
+        is_usual = self.data_type == "uint8" and self.high is not None and self.high > _HALF
+        known = self.low is not None and self.high is not None
+        return f"{kind} from {self.low:g} to {self.high:g}" if known and not is_usual else kind
 
     def joined(self, other: "Numbers") -> "Numbers":
         """Returns the numbers of a further data set with the range of both."""
@@ -73,10 +75,9 @@ class Numbers:
 
 
 def numbers_of(examples: NDArray[Any]) -> Numbers:
-    """Returns what the numbers of examples `[N, ...]`, uint8 or float32, are."""
+    """Returns what the numbers of examples `[N, ...]`, uint8 or float32, are, but for their mean."""
     data_type: DataType = "uint8" if examples.dtype == np.uint8 else "float32"
-    mean = float(examples.mean(dtype=np.float64))
-    return Numbers(data_type, float(examples.min()), float(examples.max()), mean)
+    return Numbers(data_type, float(examples.min()), float(examples.max()))
 
 
 @dataclass(frozen=True)
@@ -136,14 +137,15 @@ class Signature:
             return [f"it is not known which numbers the model takes: these are taken as they are{as_bytes}{divided}"]
         if numbers.data_type != self.numbers.data_type:
             return [f"the bytes are taken as they are, as the model takes {self.numbers.told}"]
-        if numbers.data_type == "uint8" or self.numbers.low is None or self.numbers.high is None:
+        if None in (self.numbers.low, self.numbers.high, numbers.low, numbers.high):
             return []
         return self._check_range(shape, numbers, field, size)
 
     def _check_range(self, shape: tuple[int, ...], numbers: Numbers, field: str, size: int) -> list[str]:
         (seen_low, seen_high), (low, high) = (self.numbers or numbers).range, numbers.range
         reach, given = max(-seen_low, seen_high), max(-low, high)
-        outside = seen_low >= 0 and seen_high <= 1 and (low < -1 / 2 or high > 3 / 2)
+        is_unit = numbers.data_type == "float32" and seen_low >= 0 and seen_high <= 1
+        outside = is_unit and (low < -1 / 2 or high > 3 / 2)
         if reach and (outside or given > OTHER_SCALE * reach or 0 < given <= reach / BLANK):
             raise self._mismatch(shape, numbers, field)
         if reach and 0 < given < reach / OTHER_SCALE:
@@ -171,9 +173,7 @@ class Signature:
         if takes_bytes and examples.dtype != np.uint8 and _holds_bytes(examples):
             examples = examples.astype(np.uint8)
             notes = ["the floats are whole numbers from 0 to 255: they are taken for bytes"]
-        # Bytes for a model of bytes need no look at each: any are right.
-        numbers = Numbers("uint8") if takes_bytes and examples.dtype == np.uint8 else numbers_of(examples)
-        notes += self.check_examples(shape, numbers, field, examples.size)
+        notes += self.check_examples(shape, numbers_of(examples), field, examples.size)
         return examples.reshape(len(examples), -1), notes
 
     def trained_on(

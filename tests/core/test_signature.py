@@ -91,6 +91,16 @@ WRONG: dict[str, tuple[Signature, Any, str]] = {
         np.linspace(-0.42, 2.8, 784, dtype=np.float32).reshape(1, 784),
         r"takes 28x28x1 floats from 0 to 1; got 784 floats from -0.42 to 2.8",
     ),
+    "bytes of 0 and 1 for bytes": (
+        IMAGES,
+        (PIXELS > 127).astype(np.uint8),
+        r"takes 28x28x1 bytes; got 28x28x1 bytes from 0 to 1",
+    ),
+    "bytes for bytes from 0 to 16": (
+        Signature((28, 28, 1), Numbers("uint8", 0.0, 16.0), "identity"),
+        PIXELS,
+        r"takes 28x28x1 bytes from 0 to 16; got 28x28x1 bytes",
+    ),
     "another shape": (IMAGES, PIXELS.reshape(3, 14, 56), r"takes 28x28x1 bytes; got 14x56x1 bytes"),
     "channels first": (
         Signature((32, 32, 3), BYTES, "unit"),
@@ -118,6 +128,7 @@ RIGHT: dict[str, tuple[Signature, Any, str]] = {
     "a flat vector": (IMAGES, PIXELS.reshape(3, 784), ""),
     "a channel of 1": (IMAGES, PIXELS[..., None], ""),
     "an image without light": (IMAGES, np.zeros((1, 28, 28), np.uint8), ""),
+    "a dim picture": (IMAGES, PIXELS // 10, "the numbers reach 25; the model was trained on numbers that reach 255"),
     "floats that can only be bytes": (IMAGES, PIXELS.astype(np.float32), "they are taken for bytes"),
     "floats": (Signature((784,), UNIT_FLOATS, "identity"), (PIXELS / 255).astype(np.float32), ""),
     "floats a little outside": (Signature((784,), UNIT_FLOATS, "identity"), (PIXELS / 250).astype(np.float32), ""),
@@ -224,5 +235,5 @@ def test_the_loss_says_what_the_outputs_are() -> None:
 
 
 def test_numbers_are_told_by_their_range() -> None:
-    assert numbers_of(np.array([[1, 2], [3, 10]], np.uint8)) == Numbers("uint8", 1, 10, 4)
+    assert numbers_of(np.array([[1, 2], [3, 10]], np.uint8)) == Numbers("uint8", 1, 10)
     assert numbers_of(np.array([[-1, 2.5]], np.float32)).told == "floats from -1 to 2.5"
