@@ -772,6 +772,7 @@ class Client:
             NotFoundError: There is no such model or version.
             InvalidArgumentError: The images are not what the model takes; it names both sides.
         """
+        images = np.asarray(images)
         pieces: list[pb.PredictResponse] = []
 
         def answered() -> int:

@@ -279,6 +279,9 @@ def _doubts(
     notes: list[str] = []
     grey = np.asarray(image.convert("L"), np.int16)
     is_light, level = _is_light(image, ground)
+    if is_light != (2 * int(np.median(grey)) > int(grey.min()) + int(grey.max())):
+        notes.append(f"the border of {name} and what it frames differ: crop off the frame, or what the paper lies on")
+        return notes
     if mean is not None and (mean < _DARK_MEAN if is_light else mean > _LIGHT_MEAN):
         found, other = ("dark on light", "light on dark") if is_light else ("light on dark", "dark on light")
         notes.append(

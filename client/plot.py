@@ -73,7 +73,12 @@ def plot_losses(
 
 
 def plot_sweep(
-    file: str | os.PathLike[str], curves: Sequence[Sequence[job_pb2.Epoch]], label: str, *, measure: "Measure"
+    file: str | os.PathLike[str],
+    curves: Sequence[Sequence[job_pb2.Epoch]],
+    label: str,
+    *,
+    measure: "Measure",
+    mean_of_seeds: bool = False,
 ) -> None:
     """Draws what the members of a sweep are ranked by against epochs, as PNG or SVG by the file's ending.
 
@@ -82,6 +87,7 @@ def plot_sweep(
         curves: The epochs of each member, the best member first.
         label: What tells the best member from the others.
         measure: What it is.
+        mean_of_seeds: Whether members are ranked by its mean over seeds.
 
     Raises:
         InvalidArgumentError: The ending is another, or matplotlib is not installed.
@@ -102,7 +108,7 @@ def plot_sweep(
             look = {"color": "0.6", "linewidth": 0.8, "marker": ".", "markersize": 3}
             look |= {"label": f"the other {len(curves) - 1}"} if place == 1 else {}
         axes.plot(x, y, **look)
-    axes.set_title("Sweep")
+    axes.set_title("Sweep, ranked by the mean over seeds" if mean_of_seeds else "Sweep")
     axes.set_xlabel("epoch")
     axes.set_ylabel(measure.replace("_", " "))
     if measure != "validation_accuracy":

@@ -205,7 +205,9 @@ def image_tensors(images: NDArray[Any], max_bytes: int, answered: Callable[[], i
         InvalidArgumentError: They are not uint8 or floating-point numbers of shape [N, ...].
     """
     if images.dtype != np.uint8 and images.dtype.kind != "f":
-        raise InvalidArgumentError(f"images: uint8 or float32; got {images.dtype}", "images")
+        raise InvalidArgumentError(
+            f"images: uint8 or float32; got {images.dtype}, which images.astype(...) converts", "images"
+        )
     if images.ndim < 2 or not len(images):
         raise InvalidArgumentError(f"images: of shape (images, ...), one or more; got {images.shape}", "images")
     kind = tensor_pb2.DATA_TYPE_UINT8 if images.dtype == np.uint8 else tensor_pb2.DATA_TYPE_FLOAT32

@@ -19,6 +19,7 @@ from handgrad.core import npz
 from handgrad.core.class_names import class_names_of, parse_class_names
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.file_kinds import kind_of
+from handgrad.core.signature import is_other_scale, numbers_of
 
 TRAIN_IMAGES: Final = "train-images-idx3-ubyte"
 TRAIN_LABELS: Final = "train-labels-idx1-ubyte"
@@ -191,6 +192,7 @@ def parse_files(files: Mapping[str, bytes]) -> Dataset:
         content = _decompressed(files[CLASS_NAMES], CLASS_NAMES)
         dataset = _with_class_names(dataset, parse_class_names(content, CLASS_NAMES), CLASS_NAMES)
     _check_classes(dataset, CIFAR10_TRAIN[0] if is_cifar10 else TRAIN_LABELS)
+    _check_scales(dataset, CIFAR10_TEST if is_cifar10 else TEST_IMAGES)
     return dataset
 
 
@@ -292,7 +294,18 @@ def parse_npz(content: bytes, file: str) -> Dataset:
     if "class_names" in arrays:
         dataset = _with_class_names(dataset, class_names_of(arrays["class_names"], file), file)
     _check_classes(dataset, file)
+    _check_scales(dataset, file)
     return dataset
+
+
+def _check_scales(dataset: Dataset, file: str) -> None:
+    """Raises InvalidInputError where the test images are of another scale than those of training."""
+    train, test = numbers_of(dataset.train.images), numbers_of(dataset.test.images)
+    if is_other_scale(train, test):
+        ranges = (f"{numbers.low:g} to {numbers.high:g}" for numbers in (train, test))
+        raise InvalidInputError(
+            file, "the training images have numbers from {}, the test images from {}: scale both alike".format(*ranges)
+        )
 
 
 def _check_channels(images: NDArray[Any], file: str) -> None:
@@ -348,7 +361,9 @@ def to_arrays(dataset: Dataset) -> dict[str, NDArray[Any]]:
 
 
 def _images(array: NDArray[Any], name: str, file: str) -> NDArray[np.uint8] | NDArray[np.float32]:
-    if array.ndim < 2 or 0 in array.shape or array.ndim > MAX_IMAGE_DIMENSIONS + 1:
+    if array.ndim >= 2 and 0 in array.shape:
+        raise InvalidInputError(file, f"{name} has shape {array.shape}: it holds no image, or images without a number")
+    if array.ndim < 2 or array.ndim > MAX_IMAGE_DIMENSIONS + 1:
         raise InvalidInputError(
             file,
             f"{name} has shape {array.shape}; expected (images, rows, columns), (images, rows, columns, channels) or "

@@ -10,6 +10,9 @@ from handgrad.core.operations.dropout import Dropout
 from handgrad.core.operations.losses import SOFTMAX_CROSS_ENTROPY
 from handgrad.core.optimizers import OPTIMIZERS
 
+_STANDSTILL = 0.001
+"""What a mean loss falls by at least, as a part of it, where it is said to fall."""
+
 _GUESSING = 0.01
 """How near the loss of guessing a mean loss is taken for it: a part of it."""
 
@@ -42,13 +45,16 @@ def stuck_note(loss_name: str, classes: int, mean_losses: Sequence[float]) -> st
         return ""
     first, last = mean_losses[0], mean_losses[-1]
     guessing = math.log(classes) if loss_name == SOFTMAX_CROSS_ENTROPY.name else (1 - 1 / classes) / 2
+    beside = f"guessing among {classes} classes has {guessing:.4f}"
     if all(abs(loss - guessing) <= _GUESSING * guessing for loss in mean_losses):
-        return (
-            f"the mean loss stayed at {last:.4f}, no better than guessing among {classes} classes, {guessing:.4f}; "
-            "another learning_rate may help"
-        )
-    if len(mean_losses) > 1 and last >= first > 0:
-        return f"the mean loss did not fall: {first:.4f} in the first epoch, {last:.4f} in the last"
+        if len(mean_losses) == 1:
+            return f"the mean loss is {last:.4f}, and {beside}; more epochs or another learning_rate may help"
+        return f"the mean loss stayed at {last:.4f}, no better than {beside}; another learning_rate may help"
+    if len(mean_losses) > 1 and first > 0 and last > (1 - _STANDSTILL) * first:
+        fell = f"{first:.4f} in the first epoch, {last:.4f} in the last"
+        return f"the mean loss did not fall: {fell}; another learning_rate may help"
+    if len(mean_losses) > 1 and last > (1 + _GUESSING) * guessing:
+        return f"the mean loss is {last:.4f} in the last epoch, and {beside}; another learning_rate may help"
     return ""
 
 

@@ -32,6 +32,8 @@ BLANK: Final = 100
 """Numbers that reach only this part of those of training are of another scale too: 0 to 1 where it saw 0 to 255."""
 
 _HALF: Final = 127
+_MOSTLY_LOW: Final = 0.35
+_ANOTHER_RANGE: Final = 0.25
 _ENOUGH_TO_TELL: Final = 64
 """Numbers without one below 0 that are told of, where training saw some: one example may have none by chance."""
 
@@ -75,9 +77,47 @@ class Numbers:
 
 
 def numbers_of(examples: NDArray[Any]) -> Numbers:
-    """Returns what the numbers of examples `[N, ...]`, uint8 or float32, are, but for their mean."""
+    """Returns what the numbers of examples `[N, ...]`, uint8 or float32, are."""
     data_type: DataType = "uint8" if examples.dtype == np.uint8 else "float32"
-    return Numbers(data_type, float(examples.min()), float(examples.max()))
+    mean = float(examples.mean(dtype=np.float64))
+    return Numbers(data_type, float(examples.min()), float(examples.max()), mean)
+
+
+def is_other_scale(seen: Numbers, given: Numbers) -> bool:
+    """Returns whether numbers of a known range are of another scale than those of training."""
+    (seen_low, seen_high), (low, high) = seen.range, given.range
+    reach, reached = max(-seen_low, seen_high), max(-low, high)
+    is_unit = given.data_type == "float32" and seen_low >= 0 and seen_high <= 1
+    outside = is_unit and (low < -1 / 2 or high > 3 / 2)
+    return bool(reach) and (outside or reached > OTHER_SCALE * reach or 0 < reached <= reach / BLANK)
+
+
+def doubts(seen: Numbers, given: Numbers, size: int | None) -> list[str]:
+    """Returns what is to be told of numbers of a known range that differ from those of training, a sentence each.
+
+    Args:
+        seen: Those of training.
+        given: The others.
+        size: How many these are; None for a whole data set.
+    """
+    (seen_low, seen_high), (low, high) = seen.range, given.range
+    reach, reached, width = max(-seen_low, seen_high), max(-low, high), seen_high - seen_low
+    trained = f"the model was trained on numbers from {seen_low:g} to {seen_high:g}"
+    if 0 < reached < reach / OTHER_SCALE:
+        return [f"the numbers reach {reached:g}; {trained}"]
+    if size is not None and size < _ENOUGH_TO_TELL:
+        return []
+    if seen.mean is not None and given.mean is not None and width:
+        usual, mean = (seen.mean - seen_low) / width, (given.mean - seen_low) / width
+        if min(usual, mean) < _MOSTLY_LOW and max(usual, mean) > 1 - _MOSTLY_LOW:
+            now, before = ("high", "low") if mean > usual else ("low", "high")
+            told_now, told_before = f"mostly {now}, {given.mean:g} in the mean", f"mostly {before}, {seen.mean:g}"
+            return [f"the numbers are {told_now}, and those of the training {told_before}: are they inverted?"]
+    if seen_low < -reach / 20 and low >= 0:
+        return [f"no number is below 0; {trained}"]
+    if size is None and max(abs(low - seen_low), abs(high - seen_high)) > _ANOTHER_RANGE * width:
+        return [f"the numbers lie from {low:g} to {high:g}; {trained}: are they scaled alike?"]
+    return []
 
 
 @dataclass(frozen=True)
@@ -113,14 +153,16 @@ class Signature:
         """What it takes in words, such as "28x28x1 bytes"."""
         return told(self.shape, self.numbers)
 
-    def check_examples(self, shape: tuple[int, ...], numbers: Numbers, field: str, size: int = 2**63) -> list[str]:
+    def check_examples(
+        self, shape: tuple[int, ...], numbers: Numbers, field: str, *, size: int | None = None
+    ) -> list[str]:
         """Holds examples against what the model takes.
 
         Args:
             shape: Shape of an example, as it comes.
             numbers: What they are.
             field: The field of an error.
-            size: Numbers that there are in all.
+            size: Numbers that there are in all; None for a whole data set, whose range can be compared.
 
         Returns:
             What was assumed, a sentence each.
@@ -132,27 +174,15 @@ class Signature:
             raise self._mismatch(shape, numbers, field)
         check_transform(self.transform, numbers, field)
         if self.numbers is None:
-            as_bytes = ", bytes from 0 to 255" if numbers.data_type == "uint8" else ""
-            divided = "" if self.transform == "identity" else " and divided by 255"
-            return [f"it is not known which numbers the model takes: these are taken as they are{as_bytes}{divided}"]
+            taken = "taken as they are" if self.transform == "identity" else "divided by 255"
+            return [f"it is not known which numbers the model takes: these are {numbers.told}, and {taken}"]
         if numbers.data_type != self.numbers.data_type:
             return [f"the bytes are taken as they are, as the model takes {self.numbers.told}"]
         if None in (self.numbers.low, self.numbers.high, numbers.low, numbers.high):
             return []
-        return self._check_range(shape, numbers, field, size)
-
-    def _check_range(self, shape: tuple[int, ...], numbers: Numbers, field: str, size: int) -> list[str]:
-        (seen_low, seen_high), (low, high) = (self.numbers or numbers).range, numbers.range
-        reach, given = max(-seen_low, seen_high), max(-low, high)
-        is_unit = numbers.data_type == "float32" and seen_low >= 0 and seen_high <= 1
-        outside = is_unit and (low < -1 / 2 or high > 3 / 2)
-        if reach and (outside or given > OTHER_SCALE * reach or 0 < given <= reach / BLANK):
+        if is_other_scale(self.numbers, numbers):
             raise self._mismatch(shape, numbers, field)
-        if reach and 0 < given < reach / OTHER_SCALE:
-            return [f"the numbers reach {given:g}; the model was trained on numbers that reach {reach:g}"]
-        if seen_low < -reach / 20 and low >= 0 and size >= _ENOUGH_TO_TELL:
-            return [f"no number is below 0; the model was trained on floats from {seen_low:g} to {seen_high:g}"]
-        return []
+        return doubts(self.numbers, numbers, size)
 
     def _mismatch(self, shape: tuple[int, ...], numbers: Numbers, field: str) -> InvalidInputError:
         return InvalidInputError(field, f"the model takes {self.takes}; got {told(shape, numbers)}")
@@ -173,7 +203,7 @@ class Signature:
         if takes_bytes and examples.dtype != np.uint8 and _holds_bytes(examples):
             examples = examples.astype(np.uint8)
             notes = ["the floats are whole numbers from 0 to 255: they are taken for bytes"]
-        notes += self.check_examples(shape, numbers_of(examples), field, examples.size)
+        notes += self.check_examples(shape, numbers_of(examples), field, size=examples.size)
         return examples.reshape(len(examples), -1), notes
 
     def trained_on(

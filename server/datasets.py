@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from handgrad.core.datasets import Dataset, Split, from_arrays, mnist, to_arrays
 from handgrad.core.errors import InvalidInputError
 from handgrad.core.parameter_files import read_arrays, to_safetensors
-from handgrad.core.signature import Numbers
+from handgrad.core.signature import Numbers, doubts, numbers_of
 from handgrad.server.errors import AlreadyExistsError, DamagedError, NotFoundError, PreconditionError, StorageError
 from handgrad.server.storage import Storage
 
@@ -55,6 +55,7 @@ class Summary:
         low: The smallest number of the training images.
         high: The largest.
         mean: Their mean.
+        doubts: What is to be told of the test images' numbers beside those of training, a sentence each.
         create_time: Seconds since 1970; None for the one that ships with handgrad.
     """
 
@@ -70,6 +71,7 @@ class Summary:
     low: float = 0.0
     high: float = 0.0
     mean: float = 0.0
+    doubts: tuple[str, ...] = ()
     create_time: float | None = None
 
     @property
@@ -88,6 +90,12 @@ class Summary:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of the data set before a network is trained on it, a sentence each."""
+        found = tuple(f"of the test images: {doubt}" for doubt in self.doubts)
+        if self.data_type == "uint8" and 0 < self.high <= 1:
+            found += ("the bytes are 0 and 1 alone: floats from 0 to 1 lose all else where they are cast to bytes",)
+        return found + self._empty_classes()
+
+    def _empty_classes(self) -> tuple[str, ...]:
         without = [label for label, count in enumerate(self.train_images_per_class) if not count]
         if not without:
             return ()
@@ -334,6 +342,7 @@ def summarize(dataset: Dataset) -> Summary:
         float(train.images.min()),
         float(train.images.max()),
         float(train.images.mean(dtype=np.float64)),
+        tuple(doubts(numbers_of(train.images), numbers_of(dataset.test.images), dataset.test.images.size)),
     )
 
 

@@ -68,6 +68,8 @@ def plan_upload(
         kind = " with sigmoids" if content.network is None and network.is_fully_connected else ""
         divided = " divided by 255" if transform == "unit" else ""
         notes = [f"taken for {network.title}{kind}, pixels 0 to 255{divided}: the file does not say"]
+    elif signature is None and kept:
+        notes = [f"taken as model {model} takes them, {kept.takes} ({kept.transform}): the file does not say"]
     newest = models.newest(model)
     epochs = content.epochs or (newest.epochs if newest else 0)
     # The model's own, where it has one: it may say more than the file does.

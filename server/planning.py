@@ -168,10 +168,19 @@ def plan(
         notes=(
             *assumed,
             *data.notes,
+            *_of_schedule(models.newest(settings.model), config),
             *_of_optimizer(models.newest(settings.model), config, fresh=not settings.continue_optimizer),
             *notes(network, config, data.classes, start.config),
         ),
     )
+
+
+def _of_schedule(newest: Version | None, config: TrainConfig) -> list[str]:
+    """Returns what is to be told where a further job on a model is not as one longer job would have been."""
+    if newest is None or not newest.epochs or (config.schedule == "constant" and not config.warmup_epochs):
+        return []
+    schedule = config.schedule if config.schedule != "constant" else "the warm-up"
+    return [f"{schedule} begins anew, over the epochs of this job: the learning rate does not go on where it was"]
 
 
 def _of_optimizer(newest: Version | None, config: TrainConfig, *, fresh: bool) -> list[str]:
@@ -180,7 +189,8 @@ def _of_optimizer(newest: Version | None, config: TrainConfig, *, fresh: bool) -
     if newest is None or fresh or method.init(()) == OptState():
         return []
     if newest.optimizer is None:
-        return [f"{method.name} begins anew: the model's newest version has no optimizer state, as of a file's params"]
+        why = "as it comes from a file or was trained without one"
+        return [f"{method.name} begins anew: the model's newest version has no optimizer state, {why}"]
     if newest.optimizer_name != method.name:
         return [f"{method.name} begins anew: the model's newest version keeps the state of {newest.optimizer_name}"]
     return []
@@ -222,7 +232,7 @@ def _signature(
         assumed = [f"the numbers are {data.numbers.told}, and taken as they are: only bytes are divided by 255"]
     elif not asked and preferred == "unit" and data.high <= 1:
         transform = "identity"
-        assumed = ["the bytes are 0 and 1 alone, and taken as they are: not divided by 255"]
+        assumed = ["the bytes are taken as they are, 0 and 1: not divided by 255"]
     return Signature(example_shape(data.image_shape), data.numbers, transform, loss, data.class_names), assumed
 
 

@@ -12,7 +12,7 @@ from handgrad.client.network import title
 from handgrad.client.signature import takes
 from handgrad.client.sweep import measure_of
 from handgrad.client.text import encodable
-from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, params_pb2, sweep_pb2
+from handgrad.v1 import certificate_pb2, dataset_pb2, job_pb2, network_pb2, params_pb2, sweep_pb2, tensor_pb2
 from handgrad.v1 import training_service_pb2 as pb
 
 Event = dict[str, Any]
@@ -258,6 +258,7 @@ def dataset(found: dataset_pb2.Dataset) -> Event:
         "image_shape": list(found.image_shape),
         "classes": found.classes,
         "class_names": list(found.class_names),
+        "data_type": "uint8" if found.data_type == tensor_pb2.DATA_TYPE_UINT8 else "float32",
         "low": found.low,
         "high": found.high,
         "sha256": found.sha256,

@@ -70,8 +70,11 @@ def _status() -> int:
         return _end(told.getvalue().rstrip("\n"), BAD_USAGE)
     except InvalidArgumentError as error:
         return _end(f"handgrad: {error}", BAD_USAGE)
-    except (HandgradError, OSError) as error:
+    except HandgradError as error:
         return _end(f"handgrad: {error}", FAILED)
+    except OSError as error:
+        named = error.filename and error.strerror
+        return _end(f"handgrad: {error.filename}: {error.strerror}" if named else f"handgrad: {error}", FAILED)
     except (click.Abort, KeyboardInterrupt):
         return _end("handgrad: stopped", FAILED)
 

@@ -13,6 +13,7 @@ from handgrad.client.cli.output import Output
 from handgrad.client.client import Client, Prediction
 from handgrad.client.errors import InvalidArgumentError
 from handgrad.client.signature import takes
+from handgrad.client.text import printable
 from handgrad.v1 import signature_pb2, tensor_pb2
 
 SHOWN_CLASSES = 3
@@ -66,6 +67,8 @@ def predict(
     with options.connect_to_server(server) as hg:
         found = hg.get_version(model, version)
         named = [_picture(file, found.signature, shape, output, invert=invert, even=even) for file in files]
+        if named and found.signature.inputs.data_type == tensor_pb2.DATA_TYPE_FLOAT32:
+            output.note(f"pictures are brought to the model's scale, as it takes {takes(found.signature)}")
         if named:
             _tell(hg, model, found.version, named, output)
         if indices:
@@ -80,7 +83,7 @@ def _tell(hg: Client, model: str, version: int, named: list[Named], output: Outp
     for note in found.notes:
         output.note(note)
     for index, each in enumerate(named):
-        output.say(f"{each.name}: {_named(found, int(found.labels[index]))}   {_best(found, index)}")
+        output.say(f"{printable(each.name)}: {_named(found, int(found.labels[index]))}   {_best(found, index)}")
         output.emit(events.prediction(each.name, found, index))
 
 
@@ -128,7 +131,6 @@ def _picture(
         output.note(note)
     if inputs.data_type != tensor_pb2.DATA_TYPE_FLOAT32:
         return Named(str(file), picture.pixels)
-    output.note(f"{file}: its numbers are brought to 0 to {scale:g}, as the model takes {takes(signature)}")
     return Named(str(file), (picture.pixels * np.float32(scale / _HIGHEST_BYTE)).astype(np.float32))
 
 

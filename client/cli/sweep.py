@@ -307,6 +307,6 @@ def _plot(found: Sweep, file: Path, output: Output) -> None:
     ranked = [member for member in found.ranked if member.HasField("epoch")]
     curves = [found.epochs(member) for member in ranked]
     best = next((_label(member) for member in ranked), "")
-    plot_sweep(file, curves, best, measure=found.measure)
+    plot_sweep(file, curves, best, measure=found.measure, mean_of_seeds=found.info.mean_of_seeds)
     output.say(f"plot: {file}")
     output.emit(events.plot(file))

@@ -200,13 +200,17 @@ def _events(job: Job) -> Iterator[SimpleQueue[Event | HandgradError | Interrupt 
 def _tell_job(job: Job, output: Output) -> None:
     config = job.info.config
     output.say(
-        f"training {title(config.network)} on {job.info.dataset}, {takes(job.info.signature)}: {config.epochs} epochs "
-        f"of {job.info.iterations_per_epoch:,} iterations, batch size {config.batch_size}, "
+        f"training {title(config.network)} on {job.info.dataset}, {takes(job.info.signature)}: {_counted(config.epochs, 'epoch')} "
+        f"of {_counted(job.info.iterations_per_epoch, 'iteration')}, batch size {config.batch_size}, "
         f"{events.optimizer_of(config)}, learning rate {config.learning_rate:g}, seed {config.seed}"
     )
     for note in job.info.notes:
         output.note(note)
     output.emit(events.job(job.info))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _keep(hg: Client, job: Job, plot: Path | None, save: Path | None, output: Output, *, interactive: bool) -> None:

@@ -102,12 +102,21 @@ def test_what_a_preset_sets_on_purpose_and_nothing_reads_is_told() -> None:
     ],
 )
 def test_a_run_that_guesses_is_told(loss: str, losses: list[float]) -> None:
-    assert "no better than guessing among 10 classes" in stuck_note(loss, 10, losses)
+    told = stuck_note(loss, 10, losses)
+    assert "guessing among 10 classes has" in told
+    assert ("stayed at" in told) == (len(losses) > 1)
 
 
 def test_a_loss_that_did_not_fall_is_told() -> None:
-    told = "the mean loss did not fall: 1.5000 in the first epoch, 1.5001 in the last"
-    assert stuck_note("softmax_cross_entropy", 10, [1.5, 1.4, 1.5001]) == told
+    for losses in ([1.5, 1.4, 1.5001], [1.5, 1.4, 1.4999], [2.5369, 2.5366]):
+        told = f"did not fall: {losses[0]:.4f} in the first epoch, {losses[-1]:.4f} in the last"
+        assert told in stuck_note("softmax_cross_entropy", 10, losses)
+
+
+def test_a_loss_that_ends_above_that_of_guessing_is_told() -> None:
+    told = "the mean loss is 30.0000 in the last epoch, and guessing among 10 classes has 2.3026"
+    assert told in stuck_note("softmax_cross_entropy", 10, [40.0, 30.0])
+    assert stuck_note("softmax_cross_entropy", 10, [40.0]) == ""
 
 
 @pytest.mark.parametrize(
@@ -115,7 +124,7 @@ def test_a_loss_that_did_not_fall_is_told() -> None:
     [
         ("softmax_cross_entropy", 10, [2.31, 2.3, 2.2]),
         ("softmax_cross_entropy", 10, [2.6, 1.4]),
-        ("softmax_cross_entropy", 3, [2.31, 2.3]),
+        ("softmax_cross_entropy", 11, [2.31, 2.2]),
         ("softmax_cross_entropy", 10, [0.3]),
         ("squared_error", 10, [0.45, 0.2]),
         ("softmax_cross_entropy", 10, []),

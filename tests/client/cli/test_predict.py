@@ -93,8 +93,9 @@ def test_pictures_are_read_as_the_model_takes_them(
 
 
 def test_a_float_model_says_how_a_picture_became_floats(run: Run, pictures: list[Path]) -> None:
-    result = run("on-floats", pictures[0])
-    assert "its numbers are brought to 0 to 1, as the model takes 3x4x1 floats from 0 to" in result.stderr
+    result = run("on-floats", *pictures)
+    told = "note: pictures are brought to the model's scale, as it takes 3x4x1 floats from 0 to"
+    assert result.stderr.count(told) == 1
 
 
 def test_classes_are_told_by_their_names(run: Run, pictures: list[Path]) -> None:
