@@ -13,6 +13,9 @@ from handgrad.core.optimizers import OPTIMIZERS
 _STANDSTILL = 0.001
 """What a mean loss falls by at least, as a part of it, where it is said to fall."""
 
+_WORSE = 0.1
+"""What a mean loss lies above that of guessing by at least, as a part of it, where it is told to be worse."""
+
 _GUESSING = 0.01
 """How near the loss of guessing a mean loss is taken for it: a part of it."""
 
@@ -53,7 +56,7 @@ def stuck_note(loss_name: str, classes: int, mean_losses: Sequence[float]) -> st
     if len(mean_losses) > 1 and first > 0 and last > (1 - _STANDSTILL) * first:
         fell = f"{first:.4f} in the first epoch, {last:.4f} in the last"
         return f"the mean loss did not fall: {fell}; another learning_rate may help"
-    if len(mean_losses) > 1 and last > (1 + _GUESSING) * guessing:
+    if len(mean_losses) > 1 and last > (1 + _WORSE) * guessing:
         return f"the mean loss is {last:.4f} in the last epoch, and {beside}; another learning_rate may help"
     return ""
 

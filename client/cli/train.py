@@ -200,8 +200,8 @@ def _events(job: Job) -> Iterator[SimpleQueue[Event | HandgradError | Interrupt 
 def _tell_job(job: Job, output: Output) -> None:
     config = job.info.config
     output.say(
-        f"training {title(config.network)} on {job.info.dataset}, {takes(job.info.signature)}: {_counted(config.epochs, 'epoch')} "
-        f"of {_counted(job.info.iterations_per_epoch, 'iteration')}, batch size {config.batch_size}, "
+        f"training {title(config.network)} on {job.info.dataset}, {takes(job.info.signature)}: "
+        f"{_counted(config.epochs, 'epoch')} of {_counted(job.info.iterations_per_epoch, 'iteration')}, batch size {config.batch_size}, "
         f"{events.optimizer_of(config)}, learning rate {config.learning_rate:g}, seed {config.seed}"
     )
     for note in job.info.notes:
