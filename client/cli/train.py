@@ -201,8 +201,9 @@ def _tell_job(job: Job, output: Output) -> None:
     config = job.info.config
     output.say(
         f"training {title(config.network)} on {job.info.dataset}, {takes(job.info.signature)}: "
-        f"{_counted(config.epochs, 'epoch')} of {_counted(job.info.iterations_per_epoch, 'iteration')}, batch size {config.batch_size}, "
-        f"{events.optimizer_of(config)}, learning rate {config.learning_rate:g}, seed {config.seed}"
+        f"{_counted(config.epochs, 'epoch')} of {_counted(job.info.iterations_per_epoch, 'iteration')}, "
+        f"batch size {config.batch_size}, {events.optimizer_of(config)}, learning rate {config.learning_rate:g}, "
+        f"seed {config.seed}"
     )
     for note in job.info.notes:
         output.note(note)
