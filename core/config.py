@@ -130,8 +130,7 @@ class TrainConfig:
             raise InvalidInputError("patience", f"from 0 to {MAX_EPOCHS}; got {self.patience}")
 
     def _check_names(self) -> None:
-        tables: tuple[tuple[str, Mapping[str, Any]], ...] = (*_CHOICES,)
-        for field, table in tables:
+        for field, table in _CHOICES:
             if getattr(self, field) not in table:
                 raise InvalidInputError(field, f"one of {', '.join(table)}; got {getattr(self, field)!r:.100}")
 
